@@ -1,0 +1,21 @@
+//! The shop's vocabulary and its pure rules.
+//!
+//! Nothing here does IO, reads a clock or draws a random number: time and randomness come in as
+//! arguments, so every rule can be tested as a table or a property.
+
+pub mod code;
+pub mod failure;
+pub mod ids;
+pub mod money;
+pub mod order;
+pub mod points;
+pub mod pricing;
+pub mod rules;
+pub mod text;
+
+pub use code::Code;
+pub use failure::{BoxError, Failure, Refusal};
+pub use ids::{CustomerId, OpenId, OrderId, ProductId, SkuId, UserId};
+pub use money::{Fen, Points, Yuan};
+pub use order::{OrderStatus, OrderType, PaymentMethod};
+pub use rules::ShopRules;

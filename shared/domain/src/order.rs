@@ -1,0 +1,100 @@
+//! The states of an order and the moves between them.
+
+use serde::{Deserialize, Serialize};
+
+/// `orders.status`. The stored texts are a contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum OrderStatus {
+    #[serde(rename = "pendingPayment")]
+    PendingPayment,
+    #[serde(rename = "paid")]
+    Paid,
+    #[serde(rename = "shipped")]
+    Shipped,
+    #[serde(rename = "completed")]
+    Completed,
+    #[serde(rename = "closed")]
+    Closed,
+}
+
+impl OrderStatus {
+    pub const ALL: [Self; 5] = [Self::PendingPayment, Self::Paid, Self::Shipped, Self::Completed, Self::Closed];
+
+    /// The text in the store and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PendingPayment => "pendingPayment",
+            Self::Paid => "paid",
+            Self::Shipped => "shipped",
+            Self::Completed => "completed",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// Whether money has been taken for it: paid, or any state that only a paid order reaches.
+    pub fn is_paid(self) -> bool {
+        matches!(self, Self::Paid | Self::Shipped | Self::Completed)
+    }
+
+    /// Whether the state machine has an edge from here to `next`.
+    pub fn may_become(self, next: Self) -> bool {
+        matches!(
+            (self, next),
+            (Self::PendingPayment, Self::Paid | Self::Closed)
+                | (Self::Paid, Self::Shipped)
+                | (Self::Shipped, Self::Completed)
+        )
+    }
+}
+
+/// `orders.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum OrderType {
+    #[serde(rename = "normal")]
+    Normal,
+    #[serde(rename = "lottery")]
+    Lottery,
+    #[serde(rename = "pointsMall")]
+    PointsMall,
+}
+
+impl OrderType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Lottery => "lottery",
+            Self::PointsMall => "pointsMall",
+        }
+    }
+}
+
+/// `orders.paymentMethod`: what covers the payable amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PaymentMethod {
+    #[serde(rename = "wechat")]
+    Wechat,
+    #[serde(rename = "balance")]
+    Balance,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_texts_are_a_contract() {
+        let texts: Vec<_> = OrderStatus::ALL.iter().map(|s| serde_json::to_string(s).unwrap()).collect();
+        assert_eq!(texts, ["\"pendingPayment\"", "\"paid\"", "\"shipped\"", "\"completed\"", "\"closed\""]);
+        for status in OrderStatus::ALL {
+            assert_eq!(serde_json::to_string(&status).unwrap(), format!("\"{}\"", status.as_str()));
+        }
+    }
+
+    #[test]
+    fn a_closed_order_stays_closed_and_paid_is_reached_only_from_pending() {
+        for from in OrderStatus::ALL {
+            assert!(!OrderStatus::Closed.may_become(from));
+            assert_eq!(from.may_become(OrderStatus::Paid), from == OrderStatus::PendingPayment);
+        }
+    }
+}

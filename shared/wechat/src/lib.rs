@@ -1,0 +1,93 @@
+//! WeChat Pay APIv3 for a direct merchant, and the part of the mini-program Open API that a mall needs.
+//!
+//! Owns: request signing, verification of responses and notices, the two HTTP clients, the access token.
+//! Must not know: any database, the environment, the clock (it is handed in as [`Now`]), or what an order is worth.
+//! The only thing taken from this project is `domain::Failure`, so that `?` works in its handlers.
+
+#![warn(missing_docs)]
+
+pub mod crypto;
+pub mod open;
+pub mod pay;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+/// Where this crate learns the time. Handed in, so that tests can stand still and move it by hand.
+pub type Now = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+
+pub use transport::{TransportError, TransportKind};
+
+/// A value that must never be printed: app secret, session key, access token.
+///
+/// There is no `Display`, no `Serialize`, and `Debug` shows nothing, so it reaches a log only by calling [`Secret::expose`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wrap a secret.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+/// Text that identifies a person (openid, phone number). Reads like a `&str`; `Debug` shows the last four characters only.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Personal(String);
+
+impl Personal {
+    /// Wrap a personal value.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value in full.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The value in full, by value.
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}
+
+impl Deref for Personal {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Personal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.chars().count();
+        let shown = if count > 8 { 4 } else { 0 };
+        let tail: String = self.0.chars().skip(count - shown).collect();
+        write!(f, "***{tail}")
+    }
+}
+
+/// A fresh `nonce_str`: 32 upper-case hex characters, the longest the payment pages accept.
+pub fn nonce() -> String {
+    hex::encode_upper(rand::random::<[u8; 16]>())
+}
