@@ -1,0 +1,83 @@
+//! What several processes must do one at a time or only once: leases, service nonces, shared tokens.
+
+use bson::doc;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Store, date};
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Token {
+    #[serde(rename = "_id")]
+    name: String,
+    token: String,
+    #[serde(with = "date")]
+    expires_at: DateTime<Utc>,
+}
+
+impl Store {
+    /// Takes the lease `name` for `owner` until `now + ttl`, if it is free, over, or already this owner's.
+    pub async fn acquire_lease(
+        &self,
+        name: &str,
+        owner: &str,
+        ttl: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Error> {
+        let result = self
+            .collection::<bson::Document>("leases")
+            .await?
+            .update_one(
+                doc! { "_id": name, "$or": [ { "expiresAt": { "$lte": date::bson(now) } }, { "owner": owner } ] },
+                doc! { "$set": { "owner": owner, "expiresAt": date::bson(now + ttl) } },
+            )
+            .upsert(true)
+            .await;
+        // The upsert meets the held lease's _id: somebody else has it.
+        match result.map_err(Error::from) {
+            Ok(_) => Ok(true),
+            Err(Error::Duplicate { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the lease back early.
+    pub async fn release_lease(&self, name: &str, owner: &str) -> Result<(), Error> {
+        self.collection::<bson::Document>("leases").await?.delete_one(doc! { "_id": name, "owner": owner }).await?;
+        Ok(())
+    }
+
+    /// Consumes a nonce of a service key; false when it was used before.
+    pub async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: DateTime<Utc>) -> Result<bool, Error> {
+        let result = self
+            .collection::<bson::Document>("nonces")
+            .await?
+            .insert_one(doc! { "_id": format!("{key_id}|{nonce}"), "expiresAt": date::bson(expires_at) })
+            .await;
+        match result.map_err(Error::from) {
+            Ok(_) => Ok(true),
+            Err(Error::Duplicate { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A token shared by all processes, with the instant at which it ends.
+    pub async fn get_token(&self, name: &str) -> Result<Option<(String, DateTime<Utc>)>, Error> {
+        let found = self.collection::<Token>("accessTokens").await?.find_one(doc! { "_id": name }).await?;
+        Ok(found.map(|t| (t.token, t.expires_at)))
+    }
+
+    /// Replaces the shared token.
+    pub async fn put_token(&self, name: &str, token: &str, expires_at: DateTime<Utc>) -> Result<(), Error> {
+        let token = Token { name: name.to_owned(), token: token.to_owned(), expires_at };
+        self.collection::<Token>("accessTokens").await?.replace_one(doc! { "_id": name }, &token).upsert(true).await?;
+        Ok(())
+    }
+
+    /// Forgets the shared token if it is still this one.
+    pub async fn drop_token(&self, name: &str, token: &str) -> Result<(), Error> {
+        self.collection::<Token>("accessTokens").await?.delete_one(doc! { "_id": name, "token": token }).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! `orders`: what was bought, at which price, in which state.
+
+use bson::doc;
+use chrono::{DateTime, Utc};
+use domain::{Fen, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId, UserId};
+use futures_util::TryStreamExt;
+use serde::{Deserialize, Serialize};
+
+use crate::page::{Page, PageRequest, Row};
+use crate::{Error, Store, Tx, date};
+
+/// Where the goods go.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    pub name: String,
+    pub phone: String,
+    #[serde(default)]
+    pub province: String,
+    #[serde(default)]
+    pub city: String,
+    #[serde(default)]
+    pub district: String,
+    pub detail: String,
+}
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Address(***)")
+    }
+}
+
+/// One line: what was bought and what it costs after its share of the discounts. Amounts in fen.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderItem {
+    /// `1`, `2`, … within the order.
+    pub line_id: String,
+    pub product_id: ProductId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sku_id: Option<SkuId>,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sku_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    pub price: Fen,
+    #[serde(deserialize_with = "domain::money::whole")]
+    pub quantity: i64,
+    /// price × quantity
+    pub amount: Fen,
+    /// This line's share of what points took off.
+    pub points_discount: Fen,
+    /// amount − discounts
+    pub payable: Fen,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grants_coin: bool,
+}
+
+/// An order. Amounts in fen; `total = discount + balance + payment`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    #[serde(rename = "_id")]
+    pub id: OrderId,
+    pub user_id: UserId,
+    pub open_id: OpenId,
+    #[serde(rename = "type")]
+    pub order_type: OrderType,
+    pub status: OrderStatus,
+    pub items: Vec<OrderItem>,
+    pub total_amount: Fen,
+    /// Everything that is neither a tender nor paid: today what points took off.
+    pub discount_amount: Fen,
+    pub points_used: Points,
+    /// Taken from the member's balance.
+    pub balance_amount: Fen,
+    /// Left for WeChat Pay.
+    pub payment_amount: Fen,
+    pub payment_method: PaymentMethod,
+    pub address: Address,
+    #[serde(default)]
+    pub remark: String,
+    #[serde(with = "date")]
+    pub created_at: DateTime<Utc>,
+    #[serde(with = "date")]
+    pub expire_time: DateTime<Utc>,
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub paid_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transaction_id: Option<String>,
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub close_reason: Option<String>,
+    #[serde(default)]
+    pub points_earned: Points,
+    /// The number of payment attempts begun; guards closing against an attempt that begins meanwhile.
+    #[serde(default)]
+    pub payment_attempts: i64,
+    /// Products whose pieces still have to go back to the shelf.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stock_release: Vec<ProductId>,
+}
+
+impl Order {
+    /// What a user spends on it: the base of earned points.
+    pub fn net_spend(&self) -> Result<Fen, Error> {
+        Ok(self.payment_amount.checked_add(self.balance_amount)?)
+    }
+
+    /// The distinct products of its lines.
+    pub fn products(&self) -> Vec<ProductId> {
+        let set: std::collections::BTreeSet<_> = self.items.iter().map(|i| i.product_id.clone()).collect();
+        set.into_iter().collect()
+    }
+}
+
+impl Row for Order {
+    fn position(&self) -> (DateTime<Utc>, &str) {
+        (self.created_at, self.id.as_str())
+    }
+}
+
+/// Which orders a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct OrderFilter {
+    pub user: Option<UserId>,
+    pub status: Option<OrderStatus>,
+    pub order_type: Option<OrderType>,
+}
+
+impl Store {
+    pub async fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
+        Ok(self.collection::<Order>("orders").await?.find_one(doc! { "_id": id.as_str() }).await?)
+    }
+
+    /// Orders, newest first.
+    pub async fn orders(&self, filter: &OrderFilter, page: &PageRequest) -> Result<Page<Order>, Error> {
+        let mut query = doc! {};
+        if let Some(user) = &filter.user {
+            query.insert("userId", user.as_str());
+        }
+        if let Some(status) = filter.status {
+            query.insert("status", status.as_str());
+        }
+        if let Some(order_type) = filter.order_type {
+            query.insert("type", order_type.as_str());
+        }
+        if query.is_empty() {
+            // The index on createdAt serves an unfiltered list only when the query names the field.
+            query.insert("createdAt", doc! { "$gt": date::bson(DateTime::<Utc>::UNIX_EPOCH) });
+        }
+        self.page("orders", query, page).await
+    }
+
+    /// Unpaid orders whose time is over, oldest first.
+    pub async fn expired_orders(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<Order>, Error> {
+        Ok(self
+            .collection::<Order>("orders")
+            .await?
+            .find(doc! { "status": OrderStatus::PendingPayment.as_str(), "expireTime": { "$lte": date::bson(now) } })
+            .sort(doc! { "expireTime": 1 })
+            .limit(limit)
+            .await?
+            .try_collect()
+            .await?)
+    }
+}
+
+impl Tx {
+    pub async fn order(&mut self, id: &OrderId) -> Result<Option<Order>, Error> {
+        self.find_by_id("orders", id.as_str()).await
+    }
+
+    pub async fn insert_order(&mut self, order: &Order) -> Result<(), Error> {
+        self.insert("orders", order).await
+    }
+
+    /// `pendingPayment → paid`; false if the order is in any other state.
+    pub async fn mark_order_paid(
+        &mut self,
+        id: &OrderId,
+        transaction_id: Option<&str>,
+        points_earned: Points,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Error> {
+        let mut set = doc! { "status": OrderStatus::Paid.as_str(), "paidAt": date::bson(now), "pointsEarned": points_earned.get() };
+        if let Some(transaction_id) = transaction_id {
+            set.insert("transactionId", transaction_id);
+        }
+        self.update(
+            "orders",
+            doc! { "_id": id.as_str(), "status": OrderStatus::PendingPayment.as_str() },
+            doc! { "$set": set },
+        )
+        .await
+    }
+
+    /// `pendingPayment → closed`, noting the products whose pieces must go back; false if the order is in any other state
+    /// or a payment attempt began since `attempts` was read.
+    pub async fn mark_order_closed(&mut self, order: &Order, reason: &str, now: DateTime<Utc>) -> Result<bool, Error> {
+        let products: Vec<String> = order.products().into_iter().map(String::from).collect();
+        self.update(
+            "orders",
+            doc! {
+                "_id": order.id.as_str(), "status": OrderStatus::PendingPayment.as_str(),
+                "paymentAttempts": order.payment_attempts,
+            },
+            doc! { "$set": {
+                "status": OrderStatus::Closed.as_str(), "closedAt": date::bson(now), "closeReason": reason,
+                "stockRelease": products,
+            } },
+        )
+        .await
+    }
+
+    /// Counts a new payment attempt on an order that can still be paid; false if it cannot or another attempt was first.
+    pub async fn begin_payment_attempt(
+        &mut self,
+        id: &OrderId,
+        attempt: i64,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Error> {
+        self.update(
+            "orders",
+            doc! {
+                "_id": id.as_str(), "status": OrderStatus::PendingPayment.as_str(),
+                "paymentAttempts": attempt.saturating_sub(1), "expireTime": { "$gt": date::bson(now) },
+            },
+            doc! { "$set": { "paymentAttempts": attempt } },
+        )
+        .await
+    }
+}

@@ -1,0 +1,117 @@
+//! Idempotent commands: the key, the input's hash and the reply are written in the transaction of the effect.
+
+use bson::doc;
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::{Code, Refusal};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Store, Tx, date};
+
+/// How long a key is remembered. Natural keys guard what is older.
+const REMEMBER_DAYS: i64 = 30;
+
+/// A command that must take effect once: who asked for what, under which key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandKey {
+    id: String,
+    input_hash: String,
+}
+
+impl CommandKey {
+    /// `caller` keeps the keys of different callers apart; `input_hash` is the hash of the whole input.
+    pub fn new(function: &str, caller: &str, request_id: &str, input_hash: &str) -> Self {
+        Self { id: format!("{function}|{caller}|{request_id}"), input_hash: input_hash.to_owned() }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request {
+    #[serde(rename = "_id")]
+    id: String,
+    input_hash: String,
+    /// JSON text, so that the reply comes back byte for byte.
+    reply: String,
+    #[serde(with = "date")]
+    created_at: DateTime<Utc>,
+    #[serde(with = "date")]
+    expires_at: DateTime<Utc>,
+}
+
+/// The outcome of an idempotent command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once<T> {
+    pub value: T,
+    /// Whether the value is the stored one of an earlier call.
+    pub replayed: bool,
+}
+
+impl Store {
+    /// The stored reply of an earlier command with this key; the same key with another input is refused.
+    pub async fn replay<T: DeserializeOwned>(&self, key: &CommandKey) -> Result<Option<Once<T>>, Error> {
+        let found = self.collection::<Request>("requests").await?.find_one(doc! { "_id": &key.id }).await?;
+        let Some(request) = found else { return Ok(None) };
+        if request.input_hash != key.input_hash {
+            return Err(Refusal::new(Code::IdempotencyKeyReused).into());
+        }
+        let value = serde_json::from_str(&request.reply).map_err(|e| Error::Invariant(format!("stored reply: {e}")))?;
+        Ok(Some(Once { value, replayed: true }))
+    }
+
+    /// Runs `work` in a transaction at most once per key, and answers repeats with the stored value.
+    pub async fn once<T: Serialize + DeserializeOwned>(
+        &self,
+        key: Option<&CommandKey>,
+        now: DateTime<Utc>,
+        work: impl AsyncFn(&mut Tx) -> Result<T, Error>,
+    ) -> Result<Once<T>, Error> {
+        if let Some(key) = key
+            && let Some(done) = self.replay(key).await?
+        {
+            return Ok(done);
+        }
+        let result = self
+            .transaction(async |tx| {
+                let value = work(tx).await?;
+                if let Some(key) = key {
+                    tx.remember(key, &value, now).await?;
+                }
+                Ok(value)
+            })
+            .await;
+        match (result, key) {
+            (Ok(value), _) => Ok(Once { value, replayed: false }),
+            // A twin may have been first: its reply is the truth, whatever stopped this one.
+            (Err(error), Some(key)) if !error.is_unavailable() => match self.replay(key).await? {
+                Some(done) => Ok(done),
+                None => Err(error),
+            },
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
+impl Tx {
+    /// Stores the reply under the key; `Duplicate` of `requests` if a twin was first.
+    pub async fn remember<T: Serialize>(
+        &mut self,
+        key: &CommandKey,
+        reply: &T,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let reply = serde_json::to_string(reply).map_err(|e| Error::Invariant(format!("reply: {e}")))?;
+        let request = Request {
+            id: key.id.clone(),
+            input_hash: key.input_hash.clone(),
+            reply,
+            created_at: now,
+            expires_at: now + TimeDelta::days(REMEMBER_DAYS),
+        };
+        self.insert("requests", &request).await
+    }
+}
