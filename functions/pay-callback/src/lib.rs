@@ -1,0 +1,69 @@
+//! `payCallback`: WeChat Pay's notices of payments and refunds.
+//!
+//! The raw body is verified before anything is read from it. WeChat wants an answer within five seconds, repeats what is not
+//! answered 2xx for a day, and repeats more often than that; settling does not mind.
+
+use std::time::Duration;
+
+use domain::Failure;
+use edge::{Accept, Context, Function, Need, RawReply, RawRequest};
+use serde_json::json;
+use shop::settle::{Merchant, Settlement, settle};
+use shop::{deliver, refunds};
+use tokio::time::Instant;
+use wechat::pay::notice::{NoticeError, NoticeResource};
+
+pub fn function() -> Function {
+    Function::raw("payCallback", handle)
+        .summary("微信支付通知（支付与退款）")
+        .accepts(&[Accept::Provider])
+        .needs(&[Need::Store, Need::Pay])
+        .timeout(Duration::from_secs(10))
+}
+
+const ACCEPTED: RawReply = RawReply { status: 204, body: None };
+
+fn refused(status: u16, message: &str) -> RawReply {
+    RawReply { status, body: Some(json!({ "code": "FAIL", "message": message })) }
+}
+
+async fn handle(ctx: Context, request: RawRequest) -> Result<RawReply, Failure> {
+    let pay = ctx.pay()?;
+    let notice = match pay.verify_notice(&request.headers, &request.body, ctx.now).await {
+        Ok(notice) => notice,
+        Err(error) => {
+            tracing::warn!(%error, "a notice was refused");
+            return Ok(match error {
+                NoticeError::Signature(_) => refused(401, "签名验证失败"),
+                // Our key may be the wrong one: WeChat should try again after it is put right.
+                NoticeError::Decrypt(_) => refused(500, "解密失败"),
+                _ => refused(400, "通知格式不正确"),
+            });
+        }
+    };
+    match notice.resource {
+        NoticeResource::Transaction(transaction) => {
+            let settled =
+                settle(ctx.store(), Merchant::of(pay), ctx.rules(), &transaction, "callback", ctx.now).await?;
+            if matches!(settled, Settlement::Exception(_)) {
+                refund_at_once(&ctx).await;
+            }
+        }
+        NoticeResource::Refund(refund) => {
+            if !refunds::record_status(ctx.store(), &refund.out_refund_no, &refund.status, ctx.now).await? {
+                tracing::warn!("a notice about a refund that is not ours");
+            }
+        }
+        _ => tracing::warn!(event = notice.event_type, "a notice of an unknown kind"),
+    }
+    Ok(ACCEPTED)
+}
+
+/// A first try within the time WeChat gives us; whatever it leaves undone is the timer's.
+async fn refund_at_once(ctx: &Context) {
+    let Ok(pay) = ctx.pay() else { return };
+    let limit = ctx.time_left().min(Duration::from_secs(4));
+    if let Err(error) = deliver::deliver_due(ctx.store(), pay, 1, Instant::now() + limit, ctx.now).await {
+        tracing::warn!(%error, "the refund waits for the timer");
+    }
+}

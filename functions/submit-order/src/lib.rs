@@ -1,0 +1,27 @@
+//! `submitOrder`: makes an order at the store's prices, holds its stock, takes its points and balance.
+//!
+//! An order that nothing is left to pay for is paid at once. An order whose tender fails is not made.
+
+mod decide;
+mod input;
+mod place;
+
+use domain::Failure;
+use edge::{Accept, Context, Function, Need, Reply};
+
+pub use input::Input;
+
+pub fn function() -> Function {
+    Function::new("submitOrder", handle)
+        .summary("提交订单")
+        .accepts(&[Accept::User, Accept::Service("orders")])
+        .needs(&[Need::Store, Need::Session])
+}
+
+async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
+    let open_id = ctx.caller.acting_open_id(input.open_id.as_deref())?;
+    let command = input.parse()?;
+    let key = ctx.command_key();
+    let placed = place::place(ctx.store(), ctx.rules(), &open_id, &command, key.as_ref(), ctx.now).await?;
+    Ok(Reply::of(&placed.value)?.with_replayed(placed.replayed))
+}

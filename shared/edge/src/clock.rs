@@ -20,18 +20,12 @@ pub struct Clock {
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
-        Self {
-            standing: None,
-            offset_ms: Arc::default(),
-        }
+        Self { standing: None, offset_ms: Arc::default() }
     }
 
     /// A clock that stands at `at` until it is moved.
     pub fn standing_at(at: DateTime<Utc>) -> Self {
-        Self {
-            standing: Some(at),
-            offset_ms: Arc::default(),
-        }
+        Self { standing: Some(at), offset_ms: Arc::default() }
     }
 
     /// The time, in whole milliseconds.
@@ -49,9 +43,7 @@ impl Clock {
         let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         let add = |offset: i64| Some(offset.saturating_add(by_ms));
         // The closure never refuses, so neither does the update.
-        self.offset_ms
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, add)
-            .ok();
+        self.offset_ms.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).ok();
     }
 }
 

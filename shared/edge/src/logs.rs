@@ -6,22 +6,17 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Libraries that would write headers, bodies or statements at their more talkative levels.
-const HELD_AT_INFO: &[&str] = &[
-    "axum", "h2", "hyper", "hyper_util", "lambda_http", "lambda_runtime", "mongodb", "reqwest", "rustls", "tower",
-];
+const HELD_AT_INFO: &[&str] =
+    &["axum", "h2", "hyper", "hyper_util", "lambda_http", "lambda_runtime", "mongodb", "reqwest", "rustls", "tower"];
 
 /// Send logs of `level` and above to standard output as flat JSON, one event per line.
 /// A second call keeps the first set-up, so that tests may call it freely.
 pub fn init(level: LevelFilter) {
     let ours = Targets::new().with_default(level);
-    let targets = HELD_AT_INFO
-        .iter()
-        .fold(ours, |targets, name| targets.with_target(*name, level.min(LevelFilter::INFO)));
-    let lines = tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_span_list(false);
+    let targets =
+        HELD_AT_INFO.iter().fold(ours, |targets, name| targets.with_target(*name, level.min(LevelFilter::INFO)));
+    let lines =
+        tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
     let already_set = tracing_subscriber::registry().with(targets).with(lines).try_init().is_err();
     if already_set {
         tracing::debug!("logs were set up before");
@@ -35,6 +30,11 @@ pub(crate) fn log_panics() {
         let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("");
         tracing::error!(place, text, "panic");
     }));
+}
+
+/// A duration as a number for a log line; the JSON layer writes 128-bit numbers as text.
+pub(crate) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An error with everything beneath it, outermost first.

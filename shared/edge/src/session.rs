@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::SessionSecret;
 
 /// How long a user's token is good for.
-pub const USER_TOKEN_DAYS: i64 = 7;
+pub(crate) const USER_TOKEN_DAYS: i64 = 7;
 
 /// Request headers together may hold 4 KB on the platform; a token takes at most a quarter of it.
 const TOKEN_BYTES_MAX: usize = 1024;
@@ -40,7 +40,7 @@ pub(crate) enum Kind {
 
 /// A token could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum IssueError {
+pub(crate) enum IssueError {
     /// `SESSION_SECRETS` was not given to this function.
     #[error("no session secret is configured: set SESSION_SECRETS")]
     NoSecret,
@@ -99,10 +99,7 @@ impl Sessions {
             iat: now.timestamp(),
             exp,
         };
-        let header = Header {
-            kid: Some(key.id.clone()),
-            ..Header::new(Algorithm::HS256)
-        };
+        let header = Header { kid: Some(key.id.clone()), ..Header::new(Algorithm::HS256) };
         let token = jsonwebtoken::encode(&header, &claims, &key.encoding).map_err(IssueError::Sign)?;
         if token.len() > TOKEN_BYTES_MAX {
             return Err(IssueError::TooLong(token.len()));
@@ -130,9 +127,7 @@ impl Sessions {
         validation.validate_nbf = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
-        let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation)
-            .map_err(|_| refused())?
-            .claims;
+        let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation).map_err(|_| refused())?.claims;
         if claims.exp <= now.timestamp() {
             return Err(Refusal::new(Code::SessionExpired));
         }

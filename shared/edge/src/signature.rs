@@ -64,19 +64,9 @@ pub(crate) fn verify<'a>(
     if (now - at).abs() > window {
         return Err(refused("timestamp 与服务器时间相差超过 5 分钟"));
     }
-    let key = keys
-        .iter()
-        .find(|key| key.id == presented.key)
-        .ok_or_else(|| refused("签名无效"))?;
+    let key = keys.iter().find(|key| key.id == presented.key).ok_or_else(|| refused("签名无效"))?;
     let matches = paths.iter().fold(false, |found, path| {
-        let expected = sign(
-            key.secret.expose().as_bytes(),
-            presented.timestamp,
-            presented.nonce,
-            method,
-            path,
-            body,
-        );
+        let expected = sign(key.secret.expose().as_bytes(), presented.timestamp, presented.nonce, method, path, body);
         let same: bool = expected.as_bytes().ct_eq(presented.signature.as_bytes()).into();
         found | (same && !expected.is_empty())
     });

@@ -1,0 +1,11 @@
+//! Operations that more than one function needs. Each is one paragraph of reading, one decision and one commit.
+//!
+//! It knows the store, WeChat Pay and the rules, but no HTTP.
+
+pub mod close;
+pub mod deliver;
+pub mod members;
+pub mod reconcile;
+pub mod refunds;
+pub mod settle;
+pub mod views;

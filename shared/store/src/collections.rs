@@ -268,15 +268,18 @@ impl Store {
                 entry.postings.push(Posting { account: account.account, asset: account.asset, amount: account.value });
             }
             let inserted = self
-                .transaction(async |tx| {
-                    if tx.find_by_id::<Document>(&definition.name, &id).await?.is_some() {
-                        return Ok(false);
-                    }
-                    tx.insert(&definition.name, &demo).await?;
-                    if !entry.postings.is_empty() {
-                        tx.insert("ledger", &entry).await?;
-                    }
-                    Ok(true)
+                .transaction(|tx, _| {
+                    let (id, demo, entry) = (&id, &demo, &entry);
+                    Box::pin(async move {
+                        if tx.find_by_id::<Document>(&definition.name, id).await?.is_some() {
+                            return Ok(false);
+                        }
+                        tx.insert(&definition.name, demo).await?;
+                        if !entry.postings.is_empty() {
+                            tx.insert("ledger", entry).await?;
+                        }
+                        Ok(true)
+                    })
                 })
                 .await?;
             report.demo_inserted = report.demo_inserted.saturating_add(u64::from(inserted));

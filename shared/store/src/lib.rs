@@ -32,7 +32,7 @@ use tokio::sync::OnceCell;
 pub use crashpoint::crashpoint;
 pub use error::Error;
 pub use requests::{CommandKey, Once};
-pub use tx::Tx;
+pub use tx::{Scope, Tx, Work};
 
 /// Where the database is and how much of it one process may use.
 #[derive(Clone)]

@@ -146,6 +146,10 @@ impl Tx {
         self.find_by_id("member_user", id.as_str()).await
     }
 
+    pub async fn points_log(&mut self, id: &str) -> Result<Option<PointsLog>, Error> {
+        self.find_by_id("member_points_log", id).await
+    }
+
     pub async fn insert_points_log(&mut self, log: &PointsLog) -> Result<(), Error> {
         self.insert("member_points_log", log).await
     }

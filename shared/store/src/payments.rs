@@ -276,7 +276,7 @@ impl Tx {
         self.insert("paymentExceptions", exception).await
     }
 
-    /// `refunding → refunded | refundFailed`; false if it was not refunding.
+    /// `refunding | refundFailed → refunded | refundFailed`; false if it was refunded already or is for a person to decide.
     pub async fn resolve_exception(
         &mut self,
         id: &str,
@@ -285,7 +285,7 @@ impl Tx {
     ) -> Result<bool, Error> {
         self.update(
             "paymentExceptions",
-            doc! { "_id": id, "status": ExceptionStatus::Refunding.as_str() },
+            doc! { "_id": id, "status": { "$in": ["refunding", "refundFailed"] } },
             doc! { "$set": { "status": status.as_str(), "resolvedAt": date::bson(now) } },
         )
         .await

@@ -1,12 +1,14 @@
 //! Idempotent commands: the key, the input's hash and the reply are written in the transaction of the effect.
 
+use std::sync::Arc;
+
 use bson::doc;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Code, Refusal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Store, Tx, date};
+use crate::{Error, Scope, Store, Tx, Work, date};
 
 /// How long a key is remembered. Natural keys guard what is older.
 const REMEMBER_DAYS: i64 = 30;
@@ -64,24 +66,32 @@ impl Store {
     }
 
     /// Runs `work` in a transaction at most once per key, and answers repeats with the stored value.
-    pub async fn once<T: Serialize + DeserializeOwned>(
+    pub async fn once<'env, T, F>(
         &self,
-        key: Option<&CommandKey>,
+        key: Option<&'env CommandKey>,
         now: DateTime<Utc>,
-        work: impl AsyncFn(&mut Tx) -> Result<T, Error>,
-    ) -> Result<Once<T>, Error> {
+        work: F,
+    ) -> Result<Once<T>, Error>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'env,
+        F: for<'t> Fn(&'t mut Tx, Scope<'t, 'env>) -> Work<'t, T> + Send + Sync + 'env,
+    {
         if let Some(key) = key
             && let Some(done) = self.replay(key).await?
         {
             return Ok(done);
         }
+        let work = Arc::new(work);
         let result = self
-            .transaction(async |tx| {
-                let value = work(tx).await?;
-                if let Some(key) = key {
-                    tx.remember(key, &value, now).await?;
-                }
-                Ok(value)
+            .transaction(move |tx, scope| {
+                let work = Arc::clone(&work);
+                Box::pin(async move {
+                    let value = work(tx, scope).await?;
+                    if let Some(key) = key {
+                        tx.remember(key, &value, now).await?;
+                    }
+                    Ok(value)
+                })
             })
             .await;
         match (result, key) {

@@ -1,5 +1,7 @@
 //! Transactions: snapshot reads, majority writes, retried within a deadline.
 
+use std::marker::PhantomData;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -62,6 +64,12 @@ impl Tx {
     }
 }
 
+/// What a transaction's closure returns. Boxed, because the compiler cannot yet prove an async closure `Send` here.
+pub type Work<'t, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 't>>;
+
+/// Tells the compiler that one run (`'t`) ends before what the closure borrows (`'env`); callers ignore it.
+pub type Scope<'t, 'env> = PhantomData<&'t &'env ()>;
+
 /// A pause before try number `attempt`, with jitter, so that rivals do not meet again in step.
 pub(crate) fn backoff(attempt: u32) -> Duration {
     let ceiling = 4u64.saturating_mul(1 << attempt.min(6));
@@ -74,7 +82,10 @@ impl Store {
     /// `work` is run again after a transient conflict, and the commit is sent again when its result is unknown, until the
     /// deadline. An error that `work` returns aborts the transaction: a refusal therefore writes nothing. Errors of the
     /// driver must be returned, never swallowed.
-    pub async fn transaction<T>(&self, work: impl AsyncFn(&mut Tx) -> Result<T, Error>) -> Result<T, Error> {
+    pub async fn transaction<'env, T, F>(&self, work: F) -> Result<T, Error>
+    where
+        F: for<'t> Fn(&'t mut Tx, Scope<'t, 'env>) -> Work<'t, T> + Send + Sync + 'env,
+    {
         let database = self.db().await?.clone();
         let deadline = Instant::now() + self.transaction_deadline();
         let session = database.client().start_session().await?;
@@ -85,7 +96,7 @@ impl Store {
                 .read_concern(ReadConcern::snapshot())
                 .write_concern(WriteConcern::majority())
                 .await?;
-            let error = match work(&mut tx).await {
+            let error = match work(&mut tx, PhantomData).await {
                 Ok(value) => match commit(&mut tx, deadline).await {
                     Ok(()) => return Ok(value),
                     Err(error) => error,

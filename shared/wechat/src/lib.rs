@@ -91,3 +91,30 @@ impl fmt::Debug for Personal {
 pub fn nonce() -> String {
     hex::encode_upper(rand::random::<[u8; 16]>())
 }
+
+/// A handler that cannot go on because of WeChat says so with `?`. What a caller can act on (`InvalidCode`,
+/// `OUT_TRADE_NO_USED` …) it should match first; here everything unmatched becomes "the upstream failed" or "we are misconfigured".
+impl From<pay::Error> for domain::Failure {
+    fn from(error: pay::Error) -> Self {
+        match error {
+            pay::Error::Rejected { .. }
+            | pay::Error::Unverified(_)
+            | pay::Error::Transport(_)
+            | pay::Error::Malformed(_) => Self::Upstream(Box::new(error)),
+            pay::Error::PublicKeyMode | pay::Error::Misuse(_) | pay::Error::Key(_) | pay::Error::Build(_) => {
+                Self::Internal(Box::new(error))
+            }
+        }
+    }
+}
+
+impl From<open::Error> for domain::Failure {
+    fn from(error: open::Error) -> Self {
+        match error {
+            open::Error::Config { .. } | open::Error::Misuse(_) | open::Error::Build(_) => {
+                Self::Internal(Box::new(error))
+            }
+            _ => Self::Upstream(Box::new(error)),
+        }
+    }
+}

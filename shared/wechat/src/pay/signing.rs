@@ -49,7 +49,7 @@ pub(crate) fn pay_message(appid: &str, timestamp: i64, nonce: &str, package: &st
     format!("{appid}\n{timestamp}\n{nonce}\n{package}\n")
 }
 
-/// Prove that `body` was sent by WeChat Pay and returns the serial of the key that signed it.
+/// Prove that `body` was sent by WeChat Pay; returns the serial of the key that signed it.
 ///
 /// Checks in this order: all headers present, timestamp within five minutes, serial known, base64 strict, signature. A probe
 /// (`WECHATPAY/SIGNTEST/…`) has no path of its own; it fails like any other wrong signature, which is what WeChat tests for.

@@ -1,0 +1,229 @@
+//! The wire input and what it means.
+
+use domain::{Code, Fen, PaymentMethod, Points, ProductId, Refusal, SkuId, Yuan, text};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use store::orders::Address;
+
+/// More lines than this are refused.
+pub(crate) const ITEMS_MAX: usize = 100;
+/// More pieces of one line than this are refused.
+pub(crate) const QUANTITY_MAX: i64 = 9_999;
+
+/// The event of `submitOrder`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Input {
+    items: Vec<ItemInput>,
+    address: Option<AddressInput>,
+    payment_method: Method,
+    /// Points to use; whole, at most what the goods are worth.
+    points_used: Option<i64>,
+    remark: Option<String>,
+    /// Services name the user here; a user may name only themselves.
+    pub(crate) open_id: Option<String>,
+    /// What the client believes the goods cost. Never used as a price; a difference is refused.
+    #[schemars(with = "Option<f64>")]
+    total_amount: Option<Yuan>,
+    /// What the client believes is left to pay. Never used as a price; a difference is refused.
+    #[schemars(with = "Option<f64>")]
+    payment_amount: Option<Yuan>,
+    user_coupon_id: Option<String>,
+    qualification_id: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct ItemInput {
+    product_id: String,
+    sku_id: Option<String>,
+    quantity: i64,
+    /// What the client believes one piece costs. Never used as a price; a difference is refused.
+    #[schemars(with = "Option<f64>")]
+    price: Option<Yuan>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+enum Method {
+    Wechat,
+    Balance,
+}
+
+/// Besides its own names it takes those of `wx.chooseAddress`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct AddressInput {
+    #[serde(
+        alias = "userName",
+        alias = "receiver",
+        alias = "receiverName",
+        alias = "contactName",
+        alias = "consignee"
+    )]
+    name: String,
+    #[serde(alias = "telNumber", alias = "mobile", alias = "receiverPhone", alias = "contactPhone")]
+    phone: String,
+    #[serde(default, alias = "provinceName")]
+    province: String,
+    #[serde(default, alias = "cityName")]
+    city: String,
+    #[serde(default, alias = "countyName", alias = "county")]
+    district: String,
+    #[serde(alias = "detailInfo", alias = "detailAddress", alias = "address")]
+    detail: String,
+}
+
+/// One wanted line.
+pub(crate) struct Wanted {
+    pub(crate) product_id: ProductId,
+    pub(crate) sku_id: Option<SkuId>,
+    pub(crate) quantity: i64,
+    pub(crate) claimed_price: Option<Fen>,
+}
+
+/// A checked command.
+pub(crate) struct Command {
+    pub(crate) lines: Vec<Wanted>,
+    pub(crate) address: Address,
+    pub(crate) method: PaymentMethod,
+    pub(crate) points: Points,
+    pub(crate) remark: String,
+    pub(crate) claimed_total: Option<Fen>,
+    pub(crate) claimed_payment: Option<Fen>,
+}
+
+impl Input {
+    /// Checks every field; a refusal names it.
+    pub(crate) fn parse(self) -> Result<Command, Refusal> {
+        if self.items.is_empty() {
+            return Err(Refusal::invalid("items", "请选择商品"));
+        }
+        if self.items.len() > ITEMS_MAX {
+            return Err(Refusal::invalid("items", format!("一个订单最多 {ITEMS_MAX} 行商品")));
+        }
+        // An instrument we do not take yet must not be dropped silently: the buyer would pay more than they think.
+        if self.user_coupon_id.is_some() {
+            return Err(Refusal::new(Code::CouponNotApplicable).detail("field", "userCouponId"));
+        }
+        if self.qualification_id.is_some() {
+            return Err(Refusal::new(Code::QualificationInvalid).detail("field", "qualificationId"));
+        }
+        let points = Points::new(self.points_used.unwrap_or(0))
+            .map_err(|_| Refusal::invalid("pointsUsed", "pointsUsed 应为不小于 0 的整数"))?;
+        let mut lines: Vec<Wanted> = Vec::with_capacity(self.items.len());
+        for (i, item) in self.items.into_iter().enumerate() {
+            let wanted = item.parse(i)?;
+            // The same goods on two lines are one line: stock, prices and refunds then have one answer.
+            match lines.iter_mut().find(|l| l.product_id == wanted.product_id && l.sku_id == wanted.sku_id) {
+                Some(line) => {
+                    line.quantity = line.quantity.saturating_add(wanted.quantity);
+                    check_quantity(i, line.quantity)?;
+                }
+                None => lines.push(wanted),
+            }
+        }
+        let address = self.address.ok_or_else(|| Refusal::invalid("address", "请填写收货地址"))?;
+        Ok(Command {
+            lines,
+            address: address.parse()?,
+            method: match self.payment_method {
+                Method::Wechat => PaymentMethod::Wechat,
+                Method::Balance => PaymentMethod::Balance,
+            },
+            points,
+            remark: text::clean("remark", &self.remark.unwrap_or_default(), 200)?,
+            claimed_total: self.total_amount.map(|y| y.0),
+            claimed_payment: self.payment_amount.map(|y| y.0),
+        })
+    }
+}
+
+fn check_quantity(i: usize, quantity: i64) -> Result<(), Refusal> {
+    if (1..=QUANTITY_MAX).contains(&quantity) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(&format!("items[{i}].quantity"), format!("数量应在 1 到 {QUANTITY_MAX} 之间")))
+}
+
+impl ItemInput {
+    fn parse(self, i: usize) -> Result<Wanted, Refusal> {
+        check_quantity(i, self.quantity)?;
+        let bad = |name: &str| Refusal::invalid(&format!("items[{i}].{name}"), format!("{name} 格式不正确"));
+        let sku_id = match self.sku_id.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(SkuId::parse(text).map_err(|_| bad("skuId"))?),
+        };
+        Ok(Wanted {
+            product_id: ProductId::parse(&self.product_id).map_err(|_| bad("productId"))?,
+            sku_id,
+            quantity: self.quantity,
+            claimed_price: self.price.map(|y| y.0),
+        })
+    }
+}
+
+impl AddressInput {
+    fn parse(self) -> Result<Address, Refusal> {
+        let phone = text::required("address.phone", &self.phone, 20)?;
+        if !phone.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b' ')) {
+            return Err(Refusal::invalid("address.phone", "收货电话格式不正确"));
+        }
+        Ok(Address {
+            name: text::required("address.name", &self.name, 50)?,
+            phone,
+            province: text::clean("address.province", &self.province, 50)?,
+            city: text::clean("address.city", &self.city, 50)?,
+            district: text::clean("address.district", &self.district, 50)?,
+            detail: text::required("address.detail", &self.detail, 200)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Command, Refusal> {
+        serde_json::from_str::<Input>(json).unwrap().parse()
+    }
+
+    const ADDRESS: &str = r#""address":{"name":"张三","phone":"13800138000","detail":"文三路 1 号"}"#;
+
+    fn with_items(items: &str) -> Result<Command, Refusal> {
+        parse(&format!(r#"{{"items":{items},{ADDRESS},"paymentMethod":"wechat"}}"#))
+    }
+
+    #[test]
+    fn same_goods_become_one_line() {
+        let command = with_items(r#"[{"productId":"p","quantity":2},{"productId":"p","skuId":"","quantity":3},{"productId":"p","skuId":"s","quantity":1}]"#).ok().unwrap();
+        let lines: Vec<_> = command.lines.iter().map(|l| (l.sku_id.is_some(), l.quantity)).collect();
+        assert_eq!(lines, [(false, 5), (true, 1)]);
+    }
+
+    #[test]
+    fn each_refusal_names_its_field() {
+        let many = format!("[{}]", vec![r#"{"productId":"p","quantity":1}"#; 101].join(","));
+        let cases = [
+            ("[]", "items"),
+            (many.as_str(), "items"),
+            (r#"[{"productId":"p","quantity":0}]"#, "items[0].quantity"),
+            (r#"[{"productId":"p","quantity":-1}]"#, "items[0].quantity"),
+            (r#"[{"productId":"p","quantity":9999},{"productId":"p","quantity":1}]"#, "items[1].quantity"),
+            (r#"[{"productId":"{\"$ne\":1}","quantity":1}]"#, "items[0].productId"),
+        ];
+        for (items, field) in cases {
+            let refusal = with_items(items).err().unwrap();
+            assert_eq!(refusal.details["field"], field, "{items}");
+        }
+    }
+
+    #[test]
+    fn the_address_of_wx_choose_address_is_taken() {
+        let json = r#"{"items":[{"productId":"p","quantity":1}],"paymentMethod":"balance","address":{"userName":"李四","telNumber":"020-81167888","provinceName":"广东省","cityName":"广州市","countyName":"海珠区","detailInfo":"新港中路397号"}}"#;
+        let address = parse(json).ok().unwrap().address;
+        assert_eq!((address.name.as_str(), address.district.as_str()), ("李四", "海珠区"));
+        let none = parse(r#"{"items":[{"productId":"p","quantity":1}],"paymentMethod":"wechat"}"#).err().unwrap();
+        assert_eq!(none.details["field"], "address");
+    }
+}

@@ -1,0 +1,155 @@
+//! Making the order: reserve, one transaction, clear the markers.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::{Failure, Fen, OpenId, OrderId, OrderStatus, ProductId, ShopRules, Yuan};
+use serde::Serialize;
+use shop::settle::{book_effects, book_tender};
+use shop::views::{self, ItemView};
+use store::orders::Order;
+use store::stock::{self, Reserve};
+use store::{CommandKey, Error, Once, Store, crashpoint};
+
+use crate::decide::decide;
+use crate::input::Command;
+
+/// The reply. Amounts in yuan.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Output {
+    order_id: String,
+    status: OrderStatus,
+    total_amount: Yuan,
+    discount_amount: Yuan,
+    prepaid_amount: Yuan,
+    balance_amount: Yuan,
+    points_used: i64,
+    payment_amount: Yuan,
+    expire_time: String,
+    items: Vec<ItemView>,
+}
+
+fn output(order: &Order) -> Result<serde_json::Value, Failure> {
+    let output = Output {
+        order_id: order.id.as_str().to_owned(),
+        status: order.status,
+        total_amount: Yuan(order.total_amount),
+        discount_amount: Yuan(order.discount_amount),
+        prepaid_amount: Yuan(Fen::ZERO),
+        balance_amount: Yuan(order.balance_amount),
+        points_used: order.points_used.get(),
+        payment_amount: Yuan(order.payment_amount),
+        expire_time: views::iso(order.expire_time),
+        items: order.items.iter().map(ItemView::from).collect(),
+    };
+    serde_json::to_value(output).map_err(|e| Failure::Internal(e.into()))
+}
+
+/// Makes the order at most once per key and answers with its reply.
+pub(crate) async fn place(
+    store: &Store,
+    rules: &ShopRules,
+    open_id: &OpenId,
+    command: &Command,
+    key: Option<&CommandKey>,
+    now: DateTime<Utc>,
+) -> Result<Once<serde_json::Value>, Failure> {
+    // A reservation can lose its key to the sweeper when this process was frozen; then it starts over.
+    for _ in 0..3 {
+        if let Some(key) = key
+            && let Some(done) = store.replay(key).await?
+        {
+            return Ok(done);
+        }
+        match try_once(store, rules, open_id, command, key, now).await {
+            Ok(Some(value)) => return Ok(Once { value, replayed: false }),
+            Ok(None) => {}
+            // A twin may have taken the last piece for the very same command: then its reply is ours.
+            Err(Failure::Refused(refusal)) => match key {
+                Some(key) => return store.replay(key).await?.ok_or(Failure::Refused(refusal)),
+                None => return Err(Failure::Refused(refusal)),
+            },
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(Failure::Unavailable("the order lost its reservation three times".into()))
+}
+
+/// `None` when it must be tried again.
+async fn try_once(
+    store: &Store,
+    rules: &ShopRules,
+    open_id: &OpenId,
+    command: &Command,
+    key: Option<&CommandKey>,
+    now: DateTime<Utc>,
+) -> Result<Option<serde_json::Value>, Failure> {
+    let member = shop::members::active_member(store, open_id).await?;
+    let ids: Vec<ProductId> = command.lines.iter().map(|l| l.product_id.clone()).collect();
+    let products = store.products_by_id(&ids).await?;
+    let order = decide(command, &products, &member, rules, OrderId::generate(now, rand::random()), now)?;
+    let wants = stock::wants(order.items.iter().map(|l| (l.product_id.clone(), l.sku_id.clone(), l.quantity)));
+
+    match store.reserve_stock(&order.id, key.map(CommandKey::id), &wants, now).await? {
+        Reserve::Done => {}
+        Reserve::Refused(refusal) => return Err(refusal.into()),
+        Reserve::Twin => return wait_for_twin(store, key).await,
+    }
+    crashpoint("submit.reserved").await;
+
+    let reply = output(&order)?;
+    let committed = store
+        .transaction(|tx, _| {
+            let (order, wants, reply) = (&order, &wants, &reply);
+            Box::pin(async move {
+                tx.post(&stock::reserve_entry(&order.id, wants, now)).await?;
+                book_tender(tx, order, now).await?;
+                let mut order = order.clone();
+                if order.status == OrderStatus::Paid {
+                    order.points_earned = book_effects(tx, &order, rules, now).await?;
+                }
+                tx.insert_order(&order).await?;
+                if let Some(key) = key {
+                    tx.remember(key, reply, now).await?;
+                }
+                Ok(())
+            })
+        })
+        .await;
+    crashpoint("submit.committed").await;
+
+    match committed {
+        Ok(()) => {
+            // The order stands; a marker that stays is the sweeper's.
+            if let Err(error) = store.pull_markers(&order.id, &order.products()).await {
+                tracing::warn!(%error, "markers stay for the sweeper");
+            }
+            crashpoint("submit.pulled").await;
+            Ok(Some(reply))
+        }
+        // Whether it was made is unknown: only the sweeper may decide about the stock.
+        Err(error) if error.is_unavailable() => Err(error.into()),
+        Err(error) => {
+            if let Err(error) = store.undo_reservation(&order.id, &order.products(), now).await {
+                tracing::warn!(%error, "a reservation stays for the sweeper");
+            }
+            match error {
+                Error::Duplicate { .. } => Ok(None),
+                other => Err(other.into()),
+            }
+        }
+    }
+}
+
+/// A twin of this command holds the stock: its reply will be ours, if it comes.
+async fn wait_for_twin(store: &Store, key: Option<&CommandKey>) -> Result<Option<serde_json::Value>, Failure> {
+    let Some(key) = key else { return Ok(None) };
+    for _ in 0..40 {
+        if store.replay::<serde_json::Value>(key).await?.is_some() {
+            return Ok(None);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(Failure::Unavailable("the same command is under way".into()))
+}

@@ -1,0 +1,235 @@
+//! What the calls of one process share, and what one call is given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::{BoxError, Failure, OpenId, ShopRules};
+use store::{CommandKey, Store};
+use tokio::sync::Semaphore;
+use wechat::crypto::{ApiV3Key, MerchantKey, PlatformKeys};
+
+use crate::caller::Caller;
+use crate::clock::Clock;
+use crate::config::{Config, OpenApiConfig, PayConfig};
+use crate::input::RequestKey;
+use crate::session::{IssueError, Kind, Sessions, USER_TOKEN_DAYS};
+use crate::token_cache::StoreTokens;
+
+/// How long one exchange with WeChat may take.
+const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The configuration, the clock and the clients of one process. Made once; does no IO until a call needs it.
+pub struct App {
+    pub config: Config,
+    pub clock: Clock,
+    store: Store,
+    pay: Option<wechat::pay::Client>,
+    open_api: Option<wechat::open::Client>,
+    sessions: Sessions,
+    slots: Arc<Semaphore>,
+}
+
+/// The configuration reads well but a client cannot be made from it.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A key or an address for a client of WeChat.
+    #[error("{variable} is not usable")]
+    Unusable { variable: &'static str, source: BoxError },
+}
+
+impl App {
+    /// Make the clients. Connections are opened when they are first used.
+    pub fn new(config: Config, clock: Clock) -> Result<Arc<Self>, AppError> {
+        crate::install_tls_provider();
+        let store = match &config.store {
+            Some(given) => store::StoreConfig::new(given.uri.expose(), given.database.as_str()),
+            // Not an address, so that a function that forgot to declare its need fails at once and nowhere near a database.
+            None => store::StoreConfig::new("MONGODB_URI is not configured", "jinlu"),
+        };
+        let store = Store::new(store);
+        let pay = config.pay.as_ref().map(|pay| pay_client(pay, &clock)).transpose()?;
+        let open_api = config.open_api.as_ref().map(|open| open_client(open, &clock, &store)).transpose()?;
+        let sessions = Sessions::new(&config.session_secrets);
+        let slots = Arc::new(Semaphore::new(config.max_concurrent.min(Semaphore::MAX_PERMITS)));
+        Ok(Arc::new(Self { config, clock, store, pay, open_api, sessions, slots }))
+    }
+
+    /// The shop's database.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The merchant's client; a function that uses it declares [`crate::Need::Pay`].
+    pub fn pay(&self) -> Result<&wechat::pay::Client, Failure> {
+        self.pay
+            .as_ref()
+            .ok_or_else(|| Failure::invariant("WeChat Pay is not configured: the function must declare Need::Pay"))
+    }
+
+    /// The mini-program's client; a function that uses it declares [`crate::Need::OpenApi`].
+    pub fn open_api(&self) -> Result<&wechat::open::Client, Failure> {
+        self.open_api.as_ref().ok_or_else(|| {
+            Failure::invariant("the WeChat Open API is not configured: the function must declare Need::OpenApi")
+        })
+    }
+
+    /// A session token for a user, and when it expires: seven days, under 1 KB.
+    pub fn issue_user_token(
+        &self,
+        open_id: &OpenId,
+        union_id: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<(String, DateTime<Utc>), Failure> {
+        let ttl = TimeDelta::days(USER_TOKEN_DAYS);
+        self.sessions.issue(Kind::User, open_id.as_str(), union_id, &[], ttl, now).map_err(internal)
+    }
+
+    /// A session token for a member of staff.
+    pub fn issue_staff_token(
+        &self,
+        id: &str,
+        permissions: &[String],
+        ttl: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> Result<(String, DateTime<Utc>), Failure> {
+        self.sessions.issue(Kind::Staff, id, None, permissions, ttl, now).map_err(internal)
+    }
+
+    /// Who a session token belongs to. For routes that carry it elsewhere than in a header.
+    /// Fails with `UNAUTHENTICATED` or `SESSION_EXPIRED`.
+    pub fn caller_of_token(&self, token: &str) -> Result<Caller, domain::Refusal> {
+        crate::caller::from_token(self, token, self.clock.now())
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    pub(crate) fn slots(&self) -> &Arc<Semaphore> {
+        &self.slots
+    }
+
+    /// Wait until no call is running, those included whose client has gone away.
+    pub async fn idle(&self) {
+        let all = u32::try_from(self.config.max_concurrent).unwrap_or(u32::MAX);
+        // The semaphore is never closed, so there is nothing to fail.
+        self.slots.acquire_many(all).await.ok();
+    }
+}
+
+fn pay_client(given: &PayConfig, clock: &Clock) -> Result<wechat::pay::Client, AppError> {
+    let merchant_key = MerchantKey::from_pem(&given.serial_no, given.private_key.expose())
+        .map_err(unusable("WXPAY_PRIVATE_KEY or WXPAY_SERIAL_NO"))?;
+    let platform_keys = PlatformKeys::new();
+    for key in &given.platform_keys {
+        platform_keys.add_pem(&key.serial, &key.pem).map_err(unusable("WXPAY_PUBLIC_KEYS"))?;
+    }
+    let api_v3_key = ApiV3Key::new(given.api_v3_key.expose()).map_err(unusable("WXPAY_API_V3_KEY"))?;
+    let config = wechat::pay::Config {
+        base_url: given.base_url.clone(),
+        backup_base_url: given.backup_base_url.clone(),
+        mchid: given.mchid.clone(),
+        appid: given.appid.clone(),
+        merchant_key,
+        platform_keys,
+        api_v3_key,
+        notify_url: given.notify_url.clone(),
+        timeout: UPSTREAM_TIMEOUT,
+        now: now_of(clock),
+    };
+    // The library's text says which of them it is.
+    wechat::pay::Client::new(config)
+        .map_err(unusable("WXPAY_MCHID, WXPAY_NOTIFY_URL, WXPAY_API_BASE or WXPAY_PUBLIC_KEYS"))
+}
+
+fn open_client(given: &OpenApiConfig, clock: &Clock, store: &Store) -> Result<wechat::open::Client, AppError> {
+    let cache = StoreTokens::new(store.clone(), clock.clone(), &given.appid, given.secret.expose())
+        .map_err(|source| AppError::Unusable { variable: "WECHAT_SECRET", source })?;
+    let config = wechat::open::Config {
+        base_url: given.base_url.clone(),
+        appid: given.appid.clone(),
+        secret: wechat::Secret::new(given.secret.expose()),
+        timeout: UPSTREAM_TIMEOUT,
+        now: now_of(clock),
+        cache: Arc::new(cache),
+    };
+    wechat::open::Client::new(config).map_err(unusable("WECHAT_API_BASE"))
+}
+
+fn now_of(clock: &Clock) -> wechat::Now {
+    let clock = clock.clone();
+    Arc::new(move || clock.now())
+}
+
+fn unusable<E: Into<BoxError>>(variable: &'static str) -> impl FnOnce(E) -> AppError {
+    move |source| AppError::Unusable { variable, source: source.into() }
+}
+
+fn internal(error: IssueError) -> Failure {
+    Failure::Internal(Box::new(error))
+}
+
+/// What one call is given.
+#[derive(Clone)]
+pub struct Context {
+    /// The function's wire name.
+    pub function: &'static str,
+    pub caller: Caller,
+    /// The time of the call, in whole milliseconds.
+    pub now: DateTime<Utc>,
+    pub trace_id: String,
+    /// When the call will be given up.
+    pub deadline: tokio::time::Instant,
+    /// The input's idempotency key, if it has one.
+    pub request: Option<RequestKey>,
+    pub app: Arc<App>,
+}
+
+impl Context {
+    /// The shop's database.
+    pub fn store(&self) -> &Store {
+        self.app.store()
+    }
+
+    /// See [`App::pay`].
+    pub fn pay(&self) -> Result<&wechat::pay::Client, Failure> {
+        self.app.pay()
+    }
+
+    /// See [`App::open_api`].
+    pub fn open_api(&self) -> Result<&wechat::open::Client, Failure> {
+        self.app.open_api()
+    }
+
+    /// The numbers the shop set for itself.
+    pub fn rules(&self) -> &ShopRules {
+        &self.app.config.rules
+    }
+
+    /// See [`App::issue_user_token`].
+    pub fn issue_user_token(
+        &self,
+        open_id: &OpenId,
+        union_id: Option<&str>,
+    ) -> Result<(String, DateTime<Utc>), Failure> {
+        self.app.issue_user_token(open_id, union_id, self.now)
+    }
+
+    /// The store's key for this command, if the input carries a `requestId`. Different callers never share a key.
+    pub fn command_key(&self) -> Option<CommandKey> {
+        let request = self.request.as_ref()?;
+        let caller = match &self.caller {
+            Caller::User { open_id, .. } => format!("u:{}", open_id.as_str()),
+            Caller::Staff { id, .. } => format!("a:{id}"),
+            Caller::Service { key_id, .. } => format!("s:{key_id}"),
+            other => other.kind().to_owned(),
+        };
+        Some(CommandKey::new(self.function, &caller, &request.id, &request.input_hash))
+    }
+
+    /// How much of the time limit is left, e.g. for a first delivery right after the commit.
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(tokio::time::Instant::now())
+    }
+}

@@ -1,0 +1,509 @@
+//! Configuration: environment variables, read once at start into typed values.
+//!
+//! The fields are plain, so that the local cloud and tests build a [`Config`] without any environment.
+//! Nothing else in the function crates reads the environment.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use domain::ShopRules;
+use serde::Deserialize;
+use tracing::level_filters::LevelFilter;
+
+use crate::function::Need;
+
+/// The fixed, documented credentials of the local cloud.
+///
+/// Everybody knows them, so a configuration that comes from the environment and names one is refused.
+pub mod local {
+    /// TC3 key id of the local `/admin` route.
+    pub const TC3_SECRET_ID: &str = "AKIDlocal";
+    /// TC3 secret of the local `/admin` route.
+    pub const TC3_SECRET_KEY: &str = "local-secret-key";
+    /// Id of the local service key.
+    pub const SERVICE_KEY_ID: &str = "local-crm";
+    /// Secret of the local service key.
+    pub const SERVICE_SECRET: &str = "local-crm-secret";
+    /// Secret that signs the local cloud's session tokens.
+    pub const SESSION_SECRET: &str = "local-session-secret-0123456789abcdef";
+    /// The simulated mini-program.
+    pub const WECHAT_APPID: &str = "wxlocal0000000001";
+    /// The simulated mini-program's secret.
+    pub const WECHAT_SECRET: &str = "local-wechat-secret";
+    /// The simulated merchant's APIv3 key.
+    pub const WXPAY_API_V3_KEY: &str = "local-apiv3-key-0123456789abcdef";
+
+    /// All of the above.
+    pub const ALL: &[&str] = &[
+        TC3_SECRET_ID,
+        TC3_SECRET_KEY,
+        SERVICE_KEY_ID,
+        SERVICE_SECRET,
+        SESSION_SECRET,
+        WECHAT_APPID,
+        WECHAT_SECRET,
+        WXPAY_API_V3_KEY,
+    ];
+}
+
+/// A text that must not be seen: `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself. Every call is a place to look at when secrets leak.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Everything a function may be configured with. A section that is `None` was not given.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The local cloud, which alone may use [`local`] credentials and move the clock. Never true from the environment.
+    pub local: bool,
+    pub store: Option<StoreConfig>,
+    /// The first secret signs, all of them verify.
+    pub session_secrets: Vec<SessionSecret>,
+    pub service_keys: Vec<ServiceKey>,
+    /// Believe `x-wx-openid`. Only for a function without any public route.
+    pub trust_wx_headers: bool,
+    pub open_api: Option<OpenApiConfig>,
+    pub pay: Option<PayConfig>,
+    pub rules: ShopRules,
+    /// Calls of this process that may run at once; one more is answered `UNAVAILABLE`.
+    pub max_concurrent: usize,
+    pub log_level: LevelFilter,
+    pub port: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            local: false,
+            store: None,
+            session_secrets: Vec::new(),
+            service_keys: Vec::new(),
+            trust_wx_headers: false,
+            open_api: None,
+            pay: None,
+            rules: ShopRules::default(),
+            max_concurrent: 100,
+            log_level: LevelFilter::INFO,
+            port: 9000,
+        }
+    }
+}
+
+/// `MONGODB_URI` (which carries a password) and `MONGODB_DATABASE`.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    pub uri: Secret,
+    pub database: String,
+}
+
+/// One of `SESSION_SECRETS`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SessionSecret {
+    pub id: String,
+    pub secret: Secret,
+}
+
+/// One of `SERVICE_KEYS`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ServiceKey {
+    pub id: String,
+    pub secret: Secret,
+    #[serde(default)]
+    pub scopes: Vec<String>,
+}
+
+/// The mini-program's server interface.
+#[derive(Clone, Debug)]
+pub struct OpenApiConfig {
+    pub base_url: String,
+    pub appid: String,
+    pub secret: Secret,
+}
+
+/// The merchant account.
+#[derive(Clone, Debug)]
+pub struct PayConfig {
+    pub base_url: String,
+    /// Tried when the first address cannot be reached.
+    pub backup_base_url: Option<String>,
+    pub mchid: String,
+    pub appid: String,
+    /// Serial number of the merchant's certificate.
+    pub serial_no: String,
+    /// PEM of the merchant's RSA key.
+    pub private_key: Secret,
+    pub api_v3_key: Secret,
+    /// Keys that WeChat Pay signs with.
+    pub platform_keys: Vec<PlatformKey>,
+    pub notify_url: String,
+}
+
+/// One of `WXPAY_PUBLIC_KEYS`: a public key or a platform certificate.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PlatformKey {
+    pub serial: String,
+    pub pem: String,
+}
+
+/// What is wrong with the environment: every problem at once, each naming its variable.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration is not usable:\n  {}", .0.join("\n  "))]
+pub struct ConfigError(pub Vec<String>);
+
+/// The variables, by the need that makes them mandatory, for `--help`.
+pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
+    (Some(Need::Store), "MONGODB_URI", "address of the replica set"),
+    (None, "MONGODB_DATABASE", "database name, default jinlu"),
+    (
+        Some(Need::Session),
+        "SESSION_SECRETS",
+        r#"JSON list [{"id":"k1","secret":"32 bytes or more"}]; the first one signs"#,
+    ),
+    (None, "SERVICE_KEYS", r#"JSON list [{"id":"crm","secret":"…","scopes":["points"]}]"#),
+    (None, "JINLU_TRUST_WX_HEADERS", "1 = believe x-wx-openid; only without a public route"),
+    (Some(Need::OpenApi), "WECHAT_APPID", "mini-program id"),
+    (Some(Need::OpenApi), "WECHAT_SECRET", "mini-program secret"),
+    (None, "WECHAT_API_BASE", "default https://api.weixin.qq.com"),
+    (Some(Need::Pay), "WXPAY_MCHID", "merchant number"),
+    (Some(Need::Pay), "WXPAY_SERIAL_NO", "serial number of the merchant certificate"),
+    (Some(Need::Pay), "WXPAY_PRIVATE_KEY", r"PEM of the merchant key, \n escapes accepted"),
+    (Some(Need::Pay), "WXPAY_API_V3_KEY", "APIv3 key, 32 bytes"),
+    (Some(Need::Pay), "WXPAY_PUBLIC_KEYS", r#"JSON list [{"serial":"PUB_KEY_ID_…","pem":"…"}]"#),
+    (Some(Need::Pay), "WXPAY_NOTIFY_URL", "public https address of payCallback"),
+    (None, "WXPAY_API_BASE", "default https://api.mch.weixin.qq.com"),
+    (None, "POINTS_EARN_FEN", "net fen that earn one point, default 10000"),
+    (None, "POINT_VALUE_FEN", "fen one point is worth at checkout, default 100"),
+    (None, "ORDER_EXPIRE_MINUTES", "minutes until an unpaid order closes, default 30"),
+    (None, "MAX_CONCURRENCY", "calls at once per process, default 100"),
+    (None, "LOG_LEVEL", "error, warn, info, debug or trace; default info"),
+    (None, "PORT", "port of the HTTP host, default 9000"),
+];
+
+const WECHAT_API_BASE: &str = "https://api.weixin.qq.com";
+const WXPAY_API_BASE: &str = "https://api.mch.weixin.qq.com";
+const WXPAY_API_BACKUP_BASE: &str = "https://api2.mch.weixin.qq.com";
+
+const SESSION_SECRET_BYTES_MIN: usize = 32;
+const SERVICE_SECRET_BYTES_MIN: usize = 16;
+
+impl Config {
+    /// Read the environment. Sections that `needs` names must be there; the others may be.
+    pub fn from_env(needs: &[Need]) -> Result<Self, ConfigError> {
+        Self::parse(environment, needs)
+    }
+
+    /// As [`Config::from_env`], from any source of variables. An empty value counts as absent.
+    pub fn parse(variable: impl Fn(&str) -> Option<String>, needs: &[Need]) -> Result<Self, ConfigError> {
+        let mut reader = Reader { variable: &variable, problems: Vec::new() };
+        let config = reader.config(needs);
+        if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is edge's configuration, the one place that reads the environment")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Which host the environment asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostKind {
+    Http,
+    Lambda,
+    Event,
+}
+
+pub(crate) fn host_kind() -> Result<HostKind, ConfigError> {
+    host_kind_from(environment)
+}
+
+pub(crate) fn host_kind_from(variable: impl Fn(&str) -> Option<String>) -> Result<HostKind, ConfigError> {
+    match variable("JINLU_HOST").as_deref() {
+        Some("event") => Ok(HostKind::Event),
+        Some("lambda") => Ok(HostKind::Lambda),
+        Some("http") => Ok(HostKind::Http),
+        None | Some("") if variable("AWS_LAMBDA_RUNTIME_API").is_some() => Ok(HostKind::Lambda),
+        None | Some("") => Ok(HostKind::Http),
+        Some(_) => Err(ConfigError(vec![
+            "JINLU_HOST must be http, lambda or event; leave it out to let the function choose".to_owned(),
+        ])),
+    }
+}
+
+/// Reads variables one by one and collects what is wrong, so that an operator sees all of it in one go.
+struct Reader<'a> {
+    variable: &'a dyn Fn(&str) -> Option<String>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn config(&mut self, needs: &[Need]) -> Config {
+        let needed = |need: Need| needs.contains(&need);
+        let defaults = Config::default();
+        let rules = ShopRules::default();
+        Config {
+            local: false,
+            store: self.store(needed(Need::Store)),
+            session_secrets: self.session_secrets(needed(Need::Session)),
+            service_keys: self.service_keys(),
+            trust_wx_headers: self.switch("JINLU_TRUST_WX_HEADERS"),
+            open_api: needed(Need::OpenApi).then(|| self.open_api()),
+            pay: needed(Need::Pay).then(|| self.pay()),
+            rules: ShopRules {
+                points_earn_fen: self.number("POINTS_EARN_FEN", 1, 100_000_000, rules.points_earn_fen),
+                point_value_fen: self.number("POINT_VALUE_FEN", 1, 1_000_000, rules.point_value_fen),
+                order_expire_minutes: self.number("ORDER_EXPIRE_MINUTES", 1, 43_200, rules.order_expire_minutes),
+            },
+            max_concurrent: self.number("MAX_CONCURRENCY", 1, 10_000, defaults.max_concurrent),
+            log_level: self.log_level(defaults.log_level),
+            port: self.number("PORT", 1, u16::MAX, defaults.port),
+        }
+    }
+
+    fn store(&mut self, needed: bool) -> Option<StoreConfig> {
+        let uri = if needed {
+            self.required("MONGODB_URI", "e.g. mongodb://user:password@host:27017/?replicaSet=rs0")
+        } else {
+            self.get("MONGODB_URI").unwrap_or_default()
+        };
+        let database = self.get("MONGODB_DATABASE").unwrap_or_else(|| "jinlu".to_owned());
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if database.len() > 60 || !database.bytes().all(plain) {
+            self.problem("MONGODB_DATABASE", "must be at most 60 letters, digits, '_' or '-'");
+        }
+        if uri.is_empty() {
+            return None;
+        }
+        if !uri.starts_with("mongodb://") && !uri.starts_with("mongodb+srv://") {
+            self.problem("MONGODB_URI", "must begin with mongodb:// or mongodb+srv://");
+        }
+        let uri = Secret(uri);
+        Some(StoreConfig { uri, database })
+    }
+
+    fn session_secrets(&mut self, needed: bool) -> Vec<SessionSecret> {
+        let how = r#"a JSON list [{"id":"k1","secret":"…"}] with secrets of at least 32 bytes; the first one signs"#;
+        let secrets: Vec<SessionSecret> = self.list("SESSION_SECRETS", needed, how);
+        let ids = secrets.iter().map(|secret| secret.id.as_str());
+        self.distinct_ids("SESSION_SECRETS", ids);
+        for secret in &secrets {
+            self.not_local("SESSION_SECRETS", secret.secret.expose());
+            if secret.secret.expose().len() < SESSION_SECRET_BYTES_MIN {
+                self.problem(
+                    "SESSION_SECRETS",
+                    "has a secret of fewer than 32 bytes; make one with: openssl rand -hex 32",
+                );
+            }
+        }
+        secrets
+    }
+
+    fn service_keys(&mut self) -> Vec<ServiceKey> {
+        let how = r#"a JSON list [{"id":"crm","secret":"…","scopes":["points"]}]"#;
+        let keys: Vec<ServiceKey> = self.list("SERVICE_KEYS", false, how);
+        let ids = keys.iter().map(|key| key.id.as_str());
+        self.distinct_ids("SERVICE_KEYS", ids);
+        for key in &keys {
+            self.not_local("SERVICE_KEYS", &key.id);
+            self.not_local("SERVICE_KEYS", key.secret.expose());
+            if key.secret.expose().len() < SERVICE_SECRET_BYTES_MIN {
+                self.problem(
+                    "SERVICE_KEYS",
+                    "has a secret of fewer than 16 bytes; make one with: openssl rand -hex 32",
+                );
+            }
+        }
+        keys
+    }
+
+    fn open_api(&mut self) -> OpenApiConfig {
+        OpenApiConfig {
+            base_url: self.base_url("WECHAT_API_BASE", WECHAT_API_BASE),
+            appid: self.credential("WECHAT_APPID", "the mini-program's id, wx…"),
+            secret: Secret(self.credential("WECHAT_SECRET", "the mini-program's secret, from the WeChat admin page")),
+        }
+    }
+
+    fn pay(&mut self) -> PayConfig {
+        let base_url = self.base_url("WXPAY_API_BASE", WXPAY_API_BASE);
+        // A redirected base has no second address; the real one has.
+        let backup_base_url = (base_url == WXPAY_API_BASE).then(|| WXPAY_API_BACKUP_BASE.to_owned());
+        let private_key = self
+            .credential("WXPAY_PRIVATE_KEY", r"PEM of the merchant key (apiclient_key.pem), line ends may be \n")
+            .replace("\\n", "\n");
+        if !private_key.is_empty() && !private_key.contains("-----BEGIN") {
+            self.problem(
+                "WXPAY_PRIVATE_KEY",
+                r"must be a PEM beginning with -----BEGIN; line ends may be written as \n",
+            );
+        }
+        let api_v3_key = self.credential("WXPAY_API_V3_KEY", "the 32-byte APIv3 key");
+        if !api_v3_key.is_empty() && api_v3_key.len() != 32 {
+            self.problem("WXPAY_API_V3_KEY", "must be exactly 32 bytes");
+        }
+        let how = r#"a JSON list [{"serial":"PUB_KEY_ID_…","pem":"-----BEGIN PUBLIC KEY-----…"}]"#;
+        let mut platform_keys: Vec<PlatformKey> = self.list("WXPAY_PUBLIC_KEYS", true, how);
+        for key in &mut platform_keys {
+            key.pem = key.pem.replace("\\n", "\n");
+        }
+        let notify_url = self.required("WXPAY_NOTIFY_URL", "the public https address of payCallback, without a query");
+        if !notify_url.is_empty() && (!is_http_url(&notify_url) || notify_url.contains('?')) {
+            self.problem("WXPAY_NOTIFY_URL", "must be an http(s) address without a query");
+        }
+        PayConfig {
+            base_url,
+            backup_base_url,
+            mchid: self.required("WXPAY_MCHID", "the merchant number"),
+            appid: self.credential("WECHAT_APPID", "the mini-program's id, wx…"),
+            serial_no: self.required("WXPAY_SERIAL_NO", "the serial number of the merchant certificate"),
+            private_key: Secret(private_key),
+            api_v3_key: Secret(api_v3_key),
+            platform_keys,
+            notify_url,
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        (self.variable)(name).filter(|value| !value.trim().is_empty())
+    }
+
+    fn problem(&mut self, name: &str, what: &str) {
+        let problem = format!("{name} {what}");
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+
+    fn required(&mut self, name: &str, how: &str) -> String {
+        match self.get(name) {
+            Some(value) => value,
+            None => {
+                self.problem(name, &format!("is missing: set it to {how}"));
+                String::new()
+            }
+        }
+    }
+
+    fn credential(&mut self, name: &str, how: &str) -> String {
+        let value = self.required(name, how);
+        self.not_local(name, &value);
+        value
+    }
+
+    fn not_local(&mut self, name: &str, value: &str) {
+        if local::ALL.iter().any(|known| value.contains(known)) {
+            self.problem(name, "holds a published credential of the local cloud; make your own");
+        }
+    }
+
+    /// A JSON list. The parser's own words may quote a secret, so they are not repeated.
+    fn list<T: for<'de> Deserialize<'de>>(&mut self, name: &str, needed: bool, how: &str) -> Vec<T> {
+        let text = if needed { self.required(name, how) } else { self.get(name).unwrap_or_default() };
+        if text.is_empty() {
+            return Vec::new();
+        }
+        match serde_json::from_str::<Vec<T>>(&text) {
+            Ok(list) if list.is_empty() && needed => {
+                self.problem(name, &format!("is an empty list: set it to {how}"));
+                list
+            }
+            Ok(list) => list,
+            Err(_) => {
+                self.problem(name, &format!("is malformed: set it to {how}"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn distinct_ids<'i>(&mut self, name: &str, ids: impl Iterator<Item = &'i str>) {
+        let mut seen = BTreeSet::new();
+        for id in ids {
+            let well_formed =
+                (1..=64).contains(&id.len()) && id.bytes().all(|byte| crate::is_token_byte(byte) || byte == b'.');
+            if !well_formed {
+                self.problem(name, "has an id that is not 1 to 64 letters, digits, '_', '-' or '.'");
+            }
+            if !seen.insert(id) {
+                self.problem(name, "has the same id twice");
+            }
+        }
+    }
+
+    fn base_url(&mut self, name: &str, default: &str) -> String {
+        let url = self.get(name).unwrap_or_else(|| default.to_owned());
+        if !is_http_url(&url) {
+            self.problem(name, "must begin with http:// or https://");
+        }
+        url.trim_end_matches('/').to_owned()
+    }
+
+    fn switch(&mut self, name: &str) -> bool {
+        match self.get(name).as_deref() {
+            None | Some("0" | "false") => false,
+            Some("1" | "true") => true,
+            Some(_) => {
+                self.problem(name, "must be 1 or 0");
+                false
+            }
+        }
+    }
+
+    fn number<T>(&mut self, name: &str, min: T, max: T, default: T) -> T
+    where
+        T: std::str::FromStr + PartialOrd + fmt::Display + Copy,
+    {
+        let Some(text) = self.get(name) else {
+            return default;
+        };
+        match text.trim().parse::<T>() {
+            Ok(value) if value >= min && value <= max => value,
+            _ => {
+                self.problem(name, &format!("must be a whole number from {min} to {max}"));
+                default
+            }
+        }
+    }
+
+    fn log_level(&mut self, default: LevelFilter) -> LevelFilter {
+        match self.get("LOG_LEVEL") {
+            None => default,
+            Some(text) => text.trim().parse().unwrap_or_else(|_| {
+                self.problem("LOG_LEVEL", "must be error, warn, info, debug or trace");
+                default
+            }),
+        }
+    }
+}
+
+fn is_http_url(url: &str) -> bool {
+    url.starts_with("https://") || url.starts_with("http://")
+}

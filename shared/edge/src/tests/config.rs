@@ -1,0 +1,143 @@
+//! The environment, good and bad.
+
+use crate::config::{HostKind, StoreConfig, host_kind_from, local};
+use crate::{App, Clock, Config, Need};
+
+const PEM: &str = r"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----";
+
+fn full() -> Vec<(&'static str, &'static str)> {
+    vec![
+        ("MONGODB_URI", "mongodb://shop:hunter2@db:27017/?replicaSet=rs0"),
+        ("SESSION_SECRETS", r#"[{"id":"k1","secret":"0123456789abcdef0123456789abcdef"}]"#),
+        ("SERVICE_KEYS", r#"[{"id":"crm","secret":"0123456789abcdef","scopes":["points"]}]"#),
+        ("WECHAT_APPID", "wx0123456789abcdef"),
+        ("WECHAT_SECRET", "hunter2-wechat"),
+        ("WXPAY_MCHID", "1600000001"),
+        ("WXPAY_SERIAL_NO", "ABCDEF"),
+        ("WXPAY_PRIVATE_KEY", PEM),
+        ("WXPAY_API_V3_KEY", "hunter2-hunter2-hunter2-hunter2-"),
+        ("WXPAY_PUBLIC_KEYS", r#"[{"serial":"PUB_KEY_ID_01","pem":"-----BEGIN PUBLIC KEY-----\\nAA"}]"#),
+        ("WXPAY_NOTIFY_URL", "https://shop.example/payCallback"),
+    ]
+}
+
+const ALL: &[Need] = &[Need::Store, Need::Pay, Need::OpenApi, Need::Session];
+
+fn parse(pairs: &[(&str, &str)], needs: &[Need]) -> Result<Config, String> {
+    let get = |name: &str| pairs.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    Config::parse(get, needs).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_full_environment_reads() {
+    let config = parse(&full(), ALL).unwrap();
+    let StoreConfig { uri, database } = config.store.clone().unwrap();
+    assert_eq!((uri.expose(), database.as_str()), ("mongodb://shop:hunter2@db:27017/?replicaSet=rs0", "jinlu"));
+    let pay = config.pay.clone().unwrap();
+    assert_eq!(pay.base_url, "https://api.mch.weixin.qq.com");
+    assert_eq!(pay.backup_base_url.as_deref(), Some("https://api2.mch.weixin.qq.com"));
+    assert_eq!(pay.private_key.expose().lines().count(), 3);
+    assert_eq!(pay.platform_keys[0].pem.lines().count(), 2);
+    assert_eq!((config.max_concurrent, config.port, config.rules.points_earn_fen), (100, 9000, 10_000));
+    assert!(!config.local && !config.trust_wx_headers);
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("hunter2") && !shown.contains("0123456789abcdef0123456789abcdef"), "{shown}");
+}
+
+#[test]
+fn only_what_is_needed_is_demanded() {
+    assert!(parse(&[], &[]).is_ok());
+    let message = parse(&[], ALL).unwrap_err();
+    for name in full().iter().map(|(name, _)| name).filter(|name| **name != "SERVICE_KEYS") {
+        assert!(message.contains(&format!("{name} is missing: set it to ")), "{name} in {message}");
+    }
+    assert!(parse(&[("MONGODB_URI", "  ")], &[Need::Store]).is_err(), "blank counts as missing");
+}
+
+#[test]
+fn a_malformed_variable_is_named_and_its_value_is_not() {
+    let cases = [
+        ("MONGODB_URI", "postgres://hunter2"),
+        ("MONGODB_DATABASE", "a/b"),
+        ("SESSION_SECRETS", "hunter2"),
+        ("SESSION_SECRETS", "[]"),
+        ("SESSION_SECRETS", r#"[{"id":"k1","secret":"hunter2"}]"#),
+        ("SESSION_SECRETS", r#"[{"id":"k1","secret":17}]"#),
+        (
+            "SESSION_SECRETS",
+            r#"[{"id":"k1","secret":"hunter2-hunter2-hunter2-hunter2-1"},{"id":"k1","secret":"hunter2-hunter2-hunter2-hunter2-2"}]"#,
+        ),
+        ("SERVICE_KEYS", r#"{"id":"crm"}"#),
+        ("SERVICE_KEYS", r#"[{"id":"a b","secret":"hunter2-hunter2-hunter2"}]"#),
+        ("SERVICE_KEYS", r#"[{"id":"crm","secret":"hunter2"}]"#),
+        ("JINLU_TRUST_WX_HEADERS", "hunter2"),
+        ("WECHAT_API_BASE", "hunter2"),
+        ("WXPAY_PRIVATE_KEY", "hunter2"),
+        ("WXPAY_API_V3_KEY", "hunter2"),
+        ("WXPAY_PUBLIC_KEYS", r#"["hunter2"]"#),
+        ("WXPAY_NOTIFY_URL", "https://shop.example/payCallback?x=hunter2"),
+        ("POINTS_EARN_FEN", "0"),
+        ("POINT_VALUE_FEN", "1.5"),
+        ("ORDER_EXPIRE_MINUTES", "-1"),
+        ("MAX_CONCURRENCY", "0"),
+        ("LOG_LEVEL", "hunter2"),
+        ("PORT", "70000"),
+    ];
+    for (name, value) in cases {
+        let mut pairs = full();
+        pairs.push((name, value));
+        let message = parse(&pairs, ALL).unwrap_err();
+        assert!(message.contains(name), "{name}={value}: {message}");
+        assert!(!message.contains("hunter2"), "{name}={value}: {message}");
+        assert_eq!(message.lines().count(), 2, "one problem: {message}");
+    }
+}
+
+#[test]
+fn the_local_clouds_credentials_are_refused() {
+    let session = format!(r#"[{{"id":"k1","secret":"{}"}}]"#, local::SESSION_SECRET);
+    let key_id = format!(r#"[{{"id":"{}","secret":"0123456789abcdef"}}]"#, local::SERVICE_KEY_ID);
+    let key_secret = format!(r#"[{{"id":"crm","secret":"{}"}}]"#, local::SERVICE_SECRET);
+    let cases = [
+        ("SESSION_SECRETS", session.as_str()),
+        ("SERVICE_KEYS", &key_id),
+        ("SERVICE_KEYS", &key_secret),
+        ("WECHAT_APPID", local::WECHAT_APPID),
+        ("WECHAT_SECRET", local::WECHAT_SECRET),
+        ("WXPAY_API_V3_KEY", local::WXPAY_API_V3_KEY),
+    ];
+    for (name, value) in cases {
+        let mut pairs = full();
+        pairs.push((name, value));
+        let message = parse(&pairs, ALL).unwrap_err();
+        assert!(message.contains(name) && message.contains("local cloud"), "{message}");
+    }
+}
+
+#[test]
+fn redirected_addresses_have_no_second_one() {
+    let mut pairs = full();
+    pairs.extend([("WXPAY_API_BASE", "http://127.0.0.1:8900/sim/wxpay/"), ("PORT", "9100"), ("LOG_LEVEL", "debug")]);
+    let config = parse(&pairs, ALL).unwrap();
+    let pay = config.pay.unwrap();
+    assert_eq!((pay.base_url.as_str(), pay.backup_base_url), ("http://127.0.0.1:8900/sim/wxpay", None));
+    assert_eq!(config.port, 9100);
+}
+
+#[test]
+fn an_unusable_key_names_its_variable() {
+    let config = parse(&full(), ALL).unwrap();
+    let error = App::new(config, Clock::system()).err().unwrap();
+    assert!(error.to_string().contains("WXPAY_PRIVATE_KEY"), "{error}");
+}
+
+#[test]
+fn the_host_is_chosen_from_the_environment() {
+    let kind = |pairs: &'static [(&str, &str)]| {
+        host_kind_from(|name| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+    };
+    assert_eq!(kind(&[]).unwrap(), HostKind::Http);
+    assert_eq!(kind(&[("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")]).unwrap(), HostKind::Lambda);
+    assert_eq!(kind(&[("JINLU_HOST", "event")]).unwrap(), HostKind::Event);
+    assert!(kind(&[("JINLU_HOST", "tomcat")]).unwrap_err().to_string().contains("JINLU_HOST"));
+}

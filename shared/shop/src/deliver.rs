@@ -1,0 +1,87 @@
+//! Delivering the outbox: by timer, and once right after a commit within the call's own time.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::Failure;
+use store::Store;
+use store::outbox::{OutboxItem, OutboxStatus};
+use tokio::time::Instant;
+use wechat::pay;
+
+use crate::refunds::{self, Delivery, RefundOrder};
+
+/// Longer than any delivery may take, so that a second deliverer never overlaps a live one.
+const LEASE: TimeDelta = TimeDelta::seconds(120);
+
+/// What a run did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Delivered {
+    pub delivered: u64,
+    pub retried: u64,
+    pub dead: u64,
+}
+
+/// Delivers due items until none is left, `limit` are done or `deadline` is near.
+pub async fn deliver_due(
+    store: &Store,
+    client: &pay::Client,
+    limit: u32,
+    deadline: Instant,
+    now: DateTime<Utc>,
+) -> Result<Delivered, Failure> {
+    let mut sum = Delivered::default();
+    for _ in 0..limit {
+        if Instant::now() + Duration::from_secs(2) > deadline {
+            break;
+        }
+        let Some(item) = store.claim_outbox(LEASE, now).await? else { break };
+        match deliver_one(store, client, &item, now).await {
+            Ok(Delivery::Done) => {
+                store.outbox_delivered(&item, now).await?;
+                sum.delivered = sum.delivered.saturating_add(1);
+            }
+            Ok(Delivery::Later(reason)) => retry(store, &item, &reason, now, &mut sum).await?,
+            Ok(Delivery::Dead(reason)) => {
+                tracing::error!(kind = item.kind, reason, "outbox item is dead");
+                store.outbox_dead(&item, &reason, now).await?;
+                sum.dead = sum.dead.saturating_add(1);
+            }
+            Err(error) => retry(store, &item, &error.to_string(), now, &mut sum).await?,
+        }
+    }
+    Ok(sum)
+}
+
+async fn retry(
+    store: &Store,
+    item: &OutboxItem,
+    reason: &str,
+    now: DateTime<Utc>,
+    sum: &mut Delivered,
+) -> Result<(), Failure> {
+    let next = now + OutboxItem::retry_delay(item.attempts.saturating_sub(1));
+    if store.outbox_retry(item, reason, next, now).await? {
+        tracing::error!(kind = item.kind, reason, "outbox item is dead");
+        sum.dead = sum.dead.saturating_add(1);
+    } else {
+        sum.retried = sum.retried.saturating_add(1);
+    }
+    Ok(())
+}
+
+async fn deliver_one(
+    store: &Store,
+    client: &pay::Client,
+    item: &OutboxItem,
+    now: DateTime<Utc>,
+) -> Result<Delivery, Failure> {
+    debug_assert_eq!(item.status, OutboxStatus::Pending);
+    match item.kind.as_str() {
+        refunds::KIND => {
+            let order: RefundOrder = serde_json::from_str(&item.payload).map_err(|e| Failure::Internal(e.into()))?;
+            refunds::deliver(store, client, &order, item.attempts == 1, now).await
+        }
+        other => Ok(Delivery::Dead(format!("unknown kind {other}"))),
+    }
+}

@@ -1,0 +1,138 @@
+//! Giving back payments that fit no order: an outbox kind with its own rules.
+//!
+//! The refund number is made from the transaction, so the same money can be refunded once, however often this runs. After any
+//! doubt the refund is queried before it is asked for again (pay.weixin.qq.com/doc/v3/merchant/4013071036).
+
+use chrono::{DateTime, Utc};
+use domain::Failure;
+use serde::{Deserialize, Serialize};
+use store::Store;
+use store::payments::ExceptionStatus;
+use wechat::pay::{self, Refund, RefundRequest, RefundStatus};
+
+/// `outbox.kind`
+pub const KIND: &str = "refund";
+
+/// The payload of a refund in the outbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefundOrder {
+    pub out_trade_no: String,
+    pub transaction_id: String,
+    pub out_refund_no: String,
+}
+
+/// Our number for the refund of a whole payment.
+pub fn refund_no(transaction_id: &str) -> String {
+    format!("RF{transaction_id}")
+}
+
+/// The key of the entry that books money which fits no order.
+pub fn exception_key(transaction_id: &str) -> String {
+    format!("payment:{transaction_id}:exception")
+}
+
+/// How a try to deliver ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Delivery {
+    Done,
+    /// Not final; try again later.
+    Later(String),
+    /// Will never succeed by itself.
+    Dead(String),
+}
+
+/// Asks WeChat Pay for the refund, or how it is going.
+pub async fn deliver(
+    store: &Store,
+    client: &pay::Client,
+    order: &RefundOrder,
+    first_try: bool,
+    now: DateTime<Utc>,
+) -> Result<Delivery, Failure> {
+    if !first_try {
+        match client.query_refund(&order.out_refund_no).await {
+            Ok(Some(refund)) => return conclude(store, &refund, now).await,
+            Ok(None) => {}
+            Err(error) => return Ok(Delivery::Later(format!("refund query: {error}"))),
+        }
+    }
+    // What WeChat really holds decides how much goes back, not what a notice claimed.
+    let total = match client.query(&order.out_trade_no).await {
+        Ok(Some(transaction)) if transaction.is_paid() => transaction.amount_total.unwrap_or(0),
+        Ok(_) => return Ok(Delivery::Later("WeChat does not know the payment as paid".to_owned())),
+        Err(error) => return Ok(Delivery::Later(format!("payment query: {error}"))),
+    };
+    let request = RefundRequest {
+        transaction_id: &order.transaction_id,
+        out_refund_no: &order.out_refund_no,
+        refund_fen: total,
+        total_fen: total,
+        reason: "订单未成立，款项原路退回",
+        notify_url: client.notify_url(),
+    };
+    match client.refund(&request).await {
+        Ok(refund) => conclude(store, &refund, now).await,
+        Err(error) if error.outcome_unknown() || error.is_retryable() || error.code() == Some("NOT_ENOUGH") => {
+            Ok(Delivery::Later(format!("refund: {error}")))
+        }
+        Err(error) => {
+            record(store, &order.out_refund_no, ExceptionStatus::RefundFailed, now).await?;
+            Ok(Delivery::Dead(format!("refund: {error}")))
+        }
+    }
+}
+
+async fn conclude(store: &Store, refund: &Refund, now: DateTime<Utc>) -> Result<Delivery, Failure> {
+    record_status(store, &refund.out_refund_no, &refund.status, now).await?;
+    Ok(match &refund.status {
+        RefundStatus::Success => Delivery::Done,
+        RefundStatus::Processing | RefundStatus::Unknown(_) => Delivery::Later("WeChat is refunding".to_owned()),
+        RefundStatus::Closed | RefundStatus::Abnormal => {
+            Delivery::Dead(format!("WeChat says {}", refund.status.as_str()))
+        }
+    })
+}
+
+/// Records what WeChat says of a refund of ours, from a notice or a query. Unknown numbers change nothing; returns whether the
+/// number is known.
+pub async fn record_status(
+    store: &Store,
+    out_refund_no: &str,
+    status: &RefundStatus,
+    now: DateTime<Utc>,
+) -> Result<bool, Failure> {
+    match status {
+        RefundStatus::Success => record(store, out_refund_no, ExceptionStatus::Refunded, now).await,
+        RefundStatus::Closed | RefundStatus::Abnormal => {
+            record(store, out_refund_no, ExceptionStatus::RefundFailed, now).await
+        }
+        RefundStatus::Processing | RefundStatus::Unknown(_) => {
+            Ok(store.exception_by_refund(out_refund_no).await?.is_some())
+        }
+    }
+}
+
+async fn record(
+    store: &Store,
+    out_refund_no: &str,
+    status: ExceptionStatus,
+    now: DateTime<Utc>,
+) -> Result<bool, Failure> {
+    let Some(exception) = store.exception_by_refund(out_refund_no).await? else { return Ok(false) };
+    store
+        .transaction(|tx, _| {
+            let exception = &exception;
+            Box::pin(async move {
+                if !tx.resolve_exception(&exception.id, status, now).await? || status != ExceptionStatus::Refunded {
+                    return Ok(());
+                }
+                let key = exception_key(&exception.transaction_id);
+                let entry = tx.entry(&key).await?.ok_or_else(|| store::Error::Invariant(format!("no entry {key}")))?;
+                tx.post(&entry.reversal(format!("refund:{out_refund_no}:success"), now)).await?;
+                Ok(())
+            })
+        })
+        .await?;
+    Ok(true)
+}

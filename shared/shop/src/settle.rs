@@ -1,0 +1,309 @@
+//! *Settle*: the one operation that turns a proven payment into a paid order with all its effects.
+//!
+//! Callback, query and reconciliation all come here, in any order and as often as they like; one transaction decides. What is
+//! paid but fits no order becomes a payment exception with a refund in the outbox, in one transaction too.
+
+use chrono::{DateTime, Utc};
+use domain::{Failure, Fen, OrderId, OrderStatus, Points, ShopRules};
+use store::book::{self, Entry, Posting};
+use store::members::{PointsLog, StockRecord};
+use store::orders::Order;
+use store::outbox::OutboxItem;
+use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException, PaymentStatus};
+use store::{Error, Store, Tx, crashpoint, stock};
+use wechat::pay::Transaction;
+
+use crate::refunds::{self, RefundOrder};
+
+/// What became of a report about a payment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The order is paid by this payment, now.
+    Settled,
+    /// It was dealt with before; nothing changed.
+    AlreadySettled,
+    /// The money fits no order; recorded, and refunded where that is safe.
+    Exception(ExceptionKind),
+    /// WeChat does not say that it is paid.
+    NotPaid,
+}
+
+/// Who we are to WeChat Pay.
+#[derive(Clone, Copy, Debug)]
+pub struct Merchant<'a> {
+    pub appid: &'a str,
+    pub mchid: &'a str,
+}
+
+impl<'a> Merchant<'a> {
+    pub fn of(pay: &'a wechat::pay::Client) -> Self {
+        Self { appid: pay.appid(), mchid: pay.mchid() }
+    }
+}
+
+/// A payment that WeChat has proven.
+struct Evidence<'a> {
+    transaction: &'a Transaction,
+    transaction_id: &'a str,
+    amount: Fen,
+    source: &'static str,
+}
+
+/// Settles what a proven transaction says. `source` is `callback`, `query`, `reconcile` or `close`.
+///
+/// The caller has verified the report's signature. At most one settlement happens per order.
+pub async fn settle(
+    store: &Store,
+    merchant: Merchant<'_>,
+    rules: &ShopRules,
+    transaction: &Transaction,
+    source: &'static str,
+    now: DateTime<Utc>,
+) -> Result<Settlement, Failure> {
+    if !transaction.is_paid() {
+        return Ok(Settlement::NotPaid);
+    }
+    let (Some(transaction_id), Some(amount)) = (transaction.transaction_id.as_deref(), transaction.amount_total) else {
+        return Err(Failure::Upstream("a paid transaction without its number or amount".into()));
+    };
+    let amount = Fen::new(amount).map_err(|e| Failure::Upstream(e.into()))?;
+    let evidence = Evidence { transaction, transaction_id, amount, source };
+    let settlement = store
+        .transaction(|tx, _| {
+            let evidence = &evidence;
+            Box::pin(async move { decide(tx, merchant, rules, evidence, now).await })
+        })
+        .await?;
+    crashpoint("settle.committed").await;
+    match settlement {
+        Settlement::Settled => tracing::info!(source, "payment settled"),
+        Settlement::Exception(kind) => tracing::warn!(source, ?kind, "payment exception"),
+        Settlement::AlreadySettled | Settlement::NotPaid => {}
+    }
+    Ok(settlement)
+}
+
+async fn decide(
+    tx: &mut Tx,
+    merchant: Merchant<'_>,
+    rules: &ShopRules,
+    evidence: &Evidence<'_>,
+    now: DateTime<Utc>,
+) -> Result<Settlement, Error> {
+    let out_trade_no = &evidence.transaction.out_trade_no;
+    let exception_id = format!("{out_trade_no}:{}", evidence.transaction_id);
+    let payment = tx.payment(out_trade_no).await?;
+    let known = payment.as_ref().is_some_and(|p| {
+        p.transaction_id.as_deref() == Some(evidence.transaction_id)
+            && matches!(p.status, PaymentStatus::Paid | PaymentStatus::Exception)
+    });
+    if known || tx.exception(&exception_id).await?.is_some() {
+        return Ok(Settlement::AlreadySettled);
+    }
+    let Some(payment) = payment else {
+        return record(tx, &exception_id, None, ExceptionKind::UnknownPayment, evidence, now).await;
+    };
+    let order = tx
+        .order(&payment.order_id)
+        .await?
+        .ok_or_else(|| Error::Invariant(format!("payment {out_trade_no} has no order")))?;
+    match misfit(merchant, &payment, &order, evidence) {
+        Some(kind) => record(tx, &exception_id, Some(&payment), kind, evidence, now).await,
+        None => {
+            tx.finish_payment(out_trade_no, PaymentStatus::Paid, evidence.transaction_id, now).await?;
+            book_settlement(tx, &order, Some(evidence.transaction_id), rules, now).await?;
+            Ok(Settlement::Settled)
+        }
+    }
+}
+
+/// Why the payment does not pay its order.
+fn misfit(merchant: Merchant<'_>, payment: &Payment, order: &Order, evidence: &Evidence<'_>) -> Option<ExceptionKind> {
+    let transaction = evidence.transaction;
+    if transaction.mchid != merchant.mchid {
+        Some(ExceptionKind::WrongMchid)
+    } else if transaction.appid != merchant.appid {
+        Some(ExceptionKind::WrongAppid)
+    } else if transaction.currency.as_deref().is_some_and(|c| c != "CNY") {
+        Some(ExceptionKind::WrongCurrency)
+    } else if evidence.amount != payment.amount || payment.amount != order.payment_amount {
+        Some(ExceptionKind::WrongAmount)
+    } else if order.status.is_paid() || payment.transaction_id.is_some() {
+        Some(ExceptionKind::PaidTwice)
+    } else if order.status == OrderStatus::Closed {
+        Some(ExceptionKind::PaidAfterClose)
+    } else {
+        None
+    }
+}
+
+async fn record(
+    tx: &mut Tx,
+    id: &str,
+    payment: Option<&Payment>,
+    kind: ExceptionKind,
+    evidence: &Evidence<'_>,
+    now: DateTime<Utc>,
+) -> Result<Settlement, Error> {
+    // A payment we never asked for may belong to another system of the same merchant: a person decides.
+    let refund = payment.map(|_| refunds::refund_no(evidence.transaction_id));
+    let exception = PaymentException {
+        id: id.to_owned(),
+        kind,
+        out_trade_no: evidence.transaction.out_trade_no.clone(),
+        transaction_id: evidence.transaction_id.to_owned(),
+        order_id: payment.map(|p| p.order_id.clone()),
+        amount: evidence.amount,
+        expected_amount: payment.map(|p| p.amount),
+        status: if refund.is_some() { ExceptionStatus::Refunding } else { ExceptionStatus::Manual },
+        out_refund_no: refund.clone(),
+        source: evidence.source.to_owned(),
+        created_at: now,
+        resolved_at: None,
+    };
+    tx.insert_exception(&exception).await?;
+    let entry = Entry::new(refunds::exception_key(evidence.transaction_id), now).transfer(
+        "fen",
+        book::WECHAT,
+        book::EXCEPTIONS,
+        evidence.amount.get(),
+    );
+    tx.post(&entry).await?;
+    if let (Some(payment), Some(out_refund_no)) = (payment, refund) {
+        tx.finish_payment(&payment.out_trade_no, PaymentStatus::Exception, evidence.transaction_id, now).await?;
+        let refund = RefundOrder {
+            out_trade_no: payment.out_trade_no.clone(),
+            transaction_id: evidence.transaction_id.to_owned(),
+            out_refund_no: out_refund_no.clone(),
+        };
+        let mut item = OutboxItem::new(format!("refund:{out_refund_no}"), refunds::KIND, &refund, now)?;
+        item.order_id = Some(payment.order_id.clone());
+        tx.enqueue(&item).await?;
+    }
+    Ok(Settlement::Exception(kind))
+}
+
+/// `pendingPayment → paid` with every effect: money, earned points and remainder, pieces sold, stock records.
+///
+/// Runs in the caller's transaction; the key of the entry makes a second run impossible.
+pub async fn book_settlement(
+    tx: &mut Tx,
+    order: &Order,
+    transaction_id: Option<&str>,
+    rules: &ShopRules,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let points = book_effects(tx, order, rules, now).await?;
+    if !tx.mark_order_paid(&order.id, transaction_id, points, now).await? {
+        return Err(Error::Invariant(format!("order {} left pendingPayment while it was settled", order.id)));
+    }
+    Ok(())
+}
+
+/// Books the effects of a paid order and returns the points it earned. For an order that is inserted as paid.
+pub async fn book_effects(tx: &mut Tx, order: &Order, rules: &ShopRules, now: DateTime<Utc>) -> Result<Points, Error> {
+    let member = tx
+        .member(&order.user_id)
+        .await?
+        .ok_or_else(|| Error::Invariant(format!("order {} has no member", order.id)))?;
+    let earned = domain::points::earn(member.carry_fen, order.net_spend()?, rules.points_earn_fen)?;
+    let entry = settle_entry(order, member.carry_fen, earned, now);
+    let after = tx.post(&entry).await?;
+    log_points(tx, order, &entry, "earn", "购物返积分", &after, now).await?;
+    tx.insert_stock_records(&stock_records(order, &entry.id, now)).await?;
+    Ok(earned.points)
+}
+
+fn settle_entry(order: &Order, carry: Fen, earned: domain::points::Earned, now: DateTime<Utc>) -> Entry {
+    let member = |field: &str| book::member_account(&order.user_id, field);
+    let carry_change = earned.carry.get().saturating_sub(carry.get());
+    let mut entry = Entry::new(settle_key(&order.id), now)
+        .user(&order.user_id)
+        .order(&order.id)
+        .transfer("fen", book::WECHAT, book::SALES, order.payment_amount.get())
+        .transfer("spend", book::SPEND, &member("carryFen"), carry_change)
+        .transfer("points", book::ISSUED, &member("points"), earned.points.get());
+    for line in &order.items {
+        let asset = book::stock_asset(line.product_id.as_str(), line.sku_id.as_ref().map(|s| s.as_str()));
+        entry.postings.push(Posting::system(book::RESERVED, &asset, line.quantity.saturating_neg()));
+        entry.postings.push(Posting::system(book::SOLD, &asset, line.quantity));
+    }
+    entry
+}
+
+fn stock_records(order: &Order, entry_id: &str, now: DateTime<Utc>) -> Vec<StockRecord> {
+    let record = |line: &store::orders::OrderItem| StockRecord {
+        id: format!("{entry_id}:{}", line.line_id),
+        record_type: "out".to_owned(),
+        product_id: line.product_id.clone(),
+        sku_id: line.sku_id.clone(),
+        quantity: line.quantity,
+        order_id: order.id.clone(),
+        entry_id: entry_id.to_owned(),
+        created_at: now,
+    };
+    order.items.iter().map(record).collect()
+}
+
+/// The key of the entry that settles an order.
+pub fn settle_key(order: &OrderId) -> String {
+    format!("order:{order}:settle")
+}
+
+/// The key of the entry that takes points and balance for an order.
+pub fn tender_key(order: &OrderId) -> String {
+    format!("order:{order}:tender")
+}
+
+/// Takes the points and the balance that an order uses, with the member's statement row. Nothing if it uses neither.
+pub async fn book_tender(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Result<(), Error> {
+    let member = |field: &str| book::member_account(&order.user_id, field);
+    let entry = Entry::new(tender_key(&order.id), now)
+        .user(&order.user_id)
+        .order(&order.id)
+        .transfer("points", &member("points"), book::REDEEMED, order.points_used.get())
+        .transfer("fen", &member("balance"), book::SALES, order.balance_amount.get());
+    if entry.postings.is_empty() {
+        return Ok(());
+    }
+    let after = tx.post(&entry).await?;
+    log_points(tx, order, &entry, "spend", "下单抵扣", &after, now).await
+}
+
+/// Gives back what [`book_tender`] took and what was reserved, when an order closes unpaid.
+pub async fn book_close(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Result<(), Error> {
+    for reason in [stock::reserve_key(&order.id), tender_key(&order.id)] {
+        let Some(entry) = tx.entry(&reason).await? else { continue };
+        let reversal = entry.reversal(format!("{reason}-reversal"), now);
+        let after = tx.post(&reversal).await?;
+        log_points(tx, order, &reversal, "return", "订单关闭退回", &after, now).await?;
+    }
+    Ok(())
+}
+
+/// Writes the statement row of an entry if it moves the member's points.
+async fn log_points(
+    tx: &mut Tx,
+    order: &Order,
+    entry: &Entry,
+    log_type: &str,
+    reason: &str,
+    after: &std::collections::BTreeMap<String, i64>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let account = book::member_account(&order.user_id, "points");
+    let Some(posting) = entry.postings.iter().find(|p| p.account == account) else { return Ok(()) };
+    tx.insert_points_log(&PointsLog {
+        id: entry.id.clone(),
+        user_id: order.user_id.clone(),
+        open_id: order.open_id.clone(),
+        change: posting.amount,
+        points: after.get(&account).copied().unwrap_or(0),
+        log_type: log_type.to_owned(),
+        reason: reason.to_owned(),
+        order_id: Some(order.id.clone()),
+        entry_id: entry.id.clone(),
+        created_at: now,
+    })
+    .await
+}

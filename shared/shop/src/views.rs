@@ -1,0 +1,170 @@
+//! How documents look on the wire: yuan, ISO times, no openid of others, no internal fields.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use domain::{OrderStatus, OrderType, PaymentMethod, Yuan};
+use serde::Serialize;
+use store::orders::{Address, Order, OrderItem};
+use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException, PaymentStatus};
+
+/// ISO 8601 with milliseconds and `Z`.
+pub fn iso(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// A line of an order. Amounts in yuan.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemView {
+    pub line_id: String,
+    pub product_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sku_id: Option<String>,
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sku_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    pub price: Yuan,
+    pub quantity: i64,
+    pub amount: Yuan,
+    pub discount: Yuan,
+    pub payable: Yuan,
+}
+
+impl From<&OrderItem> for ItemView {
+    fn from(item: &OrderItem) -> Self {
+        Self {
+            line_id: item.line_id.clone(),
+            product_id: item.product_id.as_str().to_owned(),
+            sku_id: item.sku_id.as_ref().map(|s| s.as_str().to_owned()),
+            name: item.name.clone(),
+            sku_name: item.sku_name.clone(),
+            image: item.image.clone(),
+            price: Yuan(item.price),
+            quantity: item.quantity,
+            amount: Yuan(item.amount),
+            discount: Yuan(item.points_discount),
+            payable: Yuan(item.payable),
+        }
+    }
+}
+
+/// An order. Amounts in yuan.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderView {
+    #[serde(rename = "_id")]
+    pub id: String,
+    pub order_id: String,
+    #[serde(rename = "type")]
+    pub order_type: OrderType,
+    pub status: OrderStatus,
+    pub items: Vec<ItemView>,
+    pub total_amount: Yuan,
+    pub discount_amount: Yuan,
+    pub prepaid_amount: Yuan,
+    pub balance_amount: Yuan,
+    pub points_used: i64,
+    pub payment_amount: Yuan,
+    pub payment_method: PaymentMethod,
+    pub address: Address,
+    pub remark: String,
+    pub points_earned: i64,
+    pub created_at: String,
+    pub expire_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paid_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close_reason: Option<String>,
+}
+
+impl From<&Order> for OrderView {
+    fn from(order: &Order) -> Self {
+        Self {
+            id: order.id.as_str().to_owned(),
+            order_id: order.id.as_str().to_owned(),
+            order_type: order.order_type,
+            status: order.status,
+            items: order.items.iter().map(ItemView::from).collect(),
+            total_amount: Yuan(order.total_amount),
+            discount_amount: Yuan(order.discount_amount),
+            prepaid_amount: Yuan(domain::Fen::ZERO),
+            balance_amount: Yuan(order.balance_amount),
+            points_used: order.points_used.get(),
+            payment_amount: Yuan(order.payment_amount),
+            payment_method: order.payment_method,
+            address: order.address.clone(),
+            remark: order.remark.clone(),
+            points_earned: order.points_earned.get(),
+            created_at: iso(order.created_at),
+            expire_time: iso(order.expire_time),
+            paid_at: order.paid_at.map(iso),
+            transaction_id: order.transaction_id.clone(),
+            closed_at: order.closed_at.map(iso),
+            close_reason: order.close_reason.clone(),
+        }
+    }
+}
+
+/// An attempt to pay, as its payer may see it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentView {
+    pub out_trade_no: String,
+    pub status: PaymentStatus,
+    pub amount: Yuan,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paid_at: Option<String>,
+}
+
+impl From<&Payment> for PaymentView {
+    fn from(payment: &Payment) -> Self {
+        Self {
+            out_trade_no: payment.out_trade_no.clone(),
+            status: payment.status,
+            amount: Yuan(payment.amount),
+            transaction_id: payment.transaction_id.clone(),
+            paid_at: payment.paid_at.map(iso),
+        }
+    }
+}
+
+/// Money that came in but did not pay the order, and what becomes of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExceptionView {
+    pub kind: ExceptionKind,
+    pub amount: Yuan,
+    pub status: ExceptionStatus,
+    pub message: &'static str,
+    pub transaction_id: String,
+    pub created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolved_at: Option<String>,
+}
+
+impl From<&PaymentException> for ExceptionView {
+    fn from(exception: &PaymentException) -> Self {
+        let message = match exception.status {
+            ExceptionStatus::Refunding => "这笔付款未能用于订单，正在原路退回",
+            ExceptionStatus::Refunded => "这笔付款未能用于订单，已原路退回",
+            ExceptionStatus::RefundFailed => "这笔付款未能用于订单，退款遇到问题，商家正在处理",
+            ExceptionStatus::Manual => "这笔付款未能用于订单，商家正在核实",
+        };
+        Self {
+            kind: exception.kind,
+            amount: Yuan(exception.amount),
+            status: exception.status,
+            message,
+            transaction_id: exception.transaction_id.clone(),
+            created_at: iso(exception.created_at),
+            resolved_at: exception.resolved_at.map(iso),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Fixed credentials of the simulated WeChat side.
+//!
+//! TEST ONLY. Every key here was generated with `openssl` for this project, is published with its source, and has never been
+//! known to WeChat Pay. A server that accepts money must never be configured with any of them.
+
+/// Appid of the simulated mini program.
+pub const APPID: &str = "wxlocal0000000001";
+/// Secret of the simulated mini program, for code2Session and access tokens.
+pub const APP_SECRET: &str = "local-wechat-secret";
+/// Merchant number the simulated WeChat Pay knows.
+pub const MCHID: &str = "1900000001";
+/// APIv3 key: 32 ASCII characters, used as the AES-256-GCM key of notices.
+pub const API_V3_KEY: &str = "local-apiv3-key-0123456789abcdef";
+
+/// The merchant's private key (PKCS#8 PEM): signs requests and `paySign`.
+pub const MERCHANT_PRIVATE_KEY: &str = include_str!("keys/merchant_private.pem");
+/// The merchant's API certificate (X.509 PEM).
+pub const MERCHANT_CERTIFICATE: &str = include_str!("keys/merchant_certificate.pem");
+/// Serial number of [`MERCHANT_CERTIFICATE`], as the `serial_no` of `Authorization`.
+pub const MERCHANT_SERIAL: &str = "4A494E4C550000000000000000000000000000A1";
+
+/// Id of the WeChat Pay public key (public-key mode).
+pub const WECHATPAY_PUBLIC_KEY_ID: &str = "PUB_KEY_ID_0119000000012026112100000000000001";
+/// The public key (SubjectPublicKeyInfo PEM) a client in public-key mode verifies with.
+pub const WECHATPAY_PUBLIC_KEY: &str = include_str!("keys/wechatpay_public.pem");
+/// The private half of [`WECHATPAY_PUBLIC_KEY`]; the simulator signs with it.
+pub const WECHATPAY_PRIVATE_KEY: &str = include_str!("keys/wechatpay_private.pem");
+
+/// The platform certificate (X.509 PEM) a client in certificate mode verifies with.
+pub const PLATFORM_CERTIFICATE: &str = include_str!("keys/platform_certificate.pem");
+/// The private half of [`PLATFORM_CERTIFICATE`]; the simulator signs with it.
+pub const PLATFORM_PRIVATE_KEY: &str = include_str!("keys/platform_private.pem");
+/// Serial number of [`PLATFORM_CERTIFICATE`].
+pub const PLATFORM_SERIAL: &str = "4A494E4C550000000000000000000000000000B2";
+
+/// A private key that belongs to nobody: bad signatures are made with it.
+pub const WRONG_PRIVATE_KEY: &str = include_str!("keys/wrong_private.pem");
+/// The public half of [`WRONG_PRIVATE_KEY`].
+pub const WRONG_PUBLIC_KEY: &str = include_str!("keys/wrong_public.pem");
+/// A serial nobody issued, for notices that claim an unknown key.
+pub const UNKNOWN_SERIAL: &str = "4A494E4C550000000000000000000000000000FF";
