@@ -1,0 +1,10 @@
+//! One command for people: the local cloud, the self-hosted server, and what an operator needs around the database.
+
+mod audit;
+pub mod cli;
+mod database;
+mod dev;
+mod init;
+pub mod local;
+mod serve;
+mod staff_token;

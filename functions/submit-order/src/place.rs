@@ -105,6 +105,7 @@ async fn try_once(
             Box::pin(async move {
                 tx.post(&stock::reserve_entry(&order.id, wants, now)).await?;
                 book_tender(tx, order, now).await?;
+                crashpoint("submit.inside").await;
                 let mut order = order.clone();
                 if order.status == OrderStatus::Paid {
                     order.points_earned = book_effects(tx, &order, rules, now).await?;

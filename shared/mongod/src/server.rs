@@ -172,6 +172,10 @@ impl Mongod {
 
     fn launch(&mut self) -> Result<()> {
         wait_for_lock(&self.options.data_dir)?;
+        // Asked first, since whatever listens there would otherwise be asked whether it is a MongoDB.
+        if port_is_taken(self.port) {
+            bail!("port {} is in use by another program", self.port);
+        }
         let log_path = self.options.log_path();
         let log = open_log(&log_path)?;
 
@@ -327,12 +331,12 @@ mod tests {
     }
 
     fn insert(port: u16, id: i32) {
-        let command = doc! { "insert": "things", "documents": [{ "_id": id }], "writeConcern": { "w": "majority" } };
+        let command = doc! { "insert": "things", "$db": "test", "documents": [{ "_id": id }], "writeConcern": { "w": "majority" } };
         assert_eq!(wire::command(port, command).unwrap().get_i32("n").unwrap(), 1);
     }
 
     fn count(port: u16) -> i32 {
-        wire::command(port, doc! { "count": "things" }).unwrap().get_i32("n").unwrap()
+        wire::command(port, doc! { "count": "things", "$db": "test" }).unwrap().get_i32("n").unwrap()
     }
 
     fn is_alive(pid: u32) -> bool {
@@ -365,7 +369,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let server = Mongod::start(Options { notablescan: true, ..options(folder.path()) }).unwrap();
         insert(server.port(), 1);
-        let reply = wire::command(server.port(), doc! { "find": "things", "filter": { "x": 1 } }).unwrap();
+        let reply =
+            wire::command(server.port(), doc! { "find": "things", "$db": "test", "filter": { "x": 1 } }).unwrap();
         assert_eq!(reply.get_i32("code").unwrap(), 291, "{reply}");
     }
 

@@ -15,13 +15,13 @@ const HEADER: usize = 16;
 /// MongoDB's own limit on a message.
 const MESSAGE_MAX: usize = 48_000_000;
 
-/// Runs one command on the `admin` database of the server at `port` and returns its reply, be it `ok: 1` or an error.
+/// Runs one command (on the `admin` database, unless it names another in `$db`) on the server at `port` and returns its reply, be it `ok: 1` or an error.
 pub(crate) fn command(port: u16, mut command: Document) -> Result<Document> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-    command.insert("$db", "admin");
+    command.entry("$db").or_insert("admin".into());
     stream.write_all(&encode(&command)?)?;
 
     let mut header = [0_u8; HEADER];

@@ -111,6 +111,7 @@ async fn decide(
         Some(kind) => record(tx, &exception_id, Some(&payment), kind, evidence, now).await,
         None => {
             tx.finish_payment(out_trade_no, PaymentStatus::Paid, evidence.transaction_id, now).await?;
+            crashpoint("settle.inside").await;
             book_settlement(tx, &order, Some(evidence.transaction_id), rules, now).await?;
             Ok(Settlement::Settled)
         }

@@ -46,12 +46,12 @@ pub struct Definition {
     #[serde(default)]
     pub accounts: Vec<AccountField>,
     /// The `$jsonSchema` that the server enforces; its descriptions tell the units.
-    pub schema: serde_json::Value,
+    pub schema: Document,
     #[serde(default)]
-    pub indexes: Vec<serde_json::Value>,
+    pub indexes: Vec<Document>,
     /// Documents of the local cloud, in relaxed extended JSON.
     #[serde(default)]
-    pub demo: Vec<serde_json::Value>,
+    pub demo: Vec<Document>,
 }
 
 /// A field account: `{field, asset}`, where `{id}` and `{sku}` in the asset stand for the document and the array element.
@@ -137,13 +137,6 @@ impl InitReport {
     }
 }
 
-fn document(value: &serde_json::Value) -> Result<Document, Error> {
-    match Bson::try_from(value.clone()).map_err(|e| Error::Invariant(format!("extended JSON: {e}")))? {
-        Bson::Document(document) => Ok(document),
-        other => Err(Error::Invariant(format!("not a document: {other}"))),
-    }
-}
-
 /// Whole numbers are Int64 in the store, whatever the text suggests.
 fn widen(value: &mut Bson) {
     match value {
@@ -162,7 +155,7 @@ impl Store {
         let existing: Vec<_> = db.list_collections().await?.try_collect().await?;
         let known = definitions()?;
         for definition in &known {
-            let validator = doc! { "$jsonSchema": document(&definition.schema)? };
+            let validator = doc! { "$jsonSchema": definition.schema.clone() };
             let current = existing.iter().find(|c| c.name == definition.name);
             match current {
                 None => {
@@ -215,13 +208,12 @@ impl Store {
         }
         let mut missing = Vec::new();
         let mut names = Vec::new();
-        for value in &definition.indexes {
-            let index = document(value)?;
+        for index in &definition.indexes {
             let name = index.get_str("name").unwrap_or_default().to_owned();
             match present.iter().find(|p| p.get_str("name").is_ok_and(|n| n == name)) {
                 None => {
                     report.indexes_created.push(format!("{}.{name}", definition.name));
-                    missing.push(Bson::Document(index));
+                    missing.push(Bson::Document(index.clone()));
                 }
                 Some(p) => {
                     let differs = |key: &str| p.get(key).filter(|v| **v != Bson::Boolean(false)) != index.get(key);
@@ -257,7 +249,7 @@ impl Store {
         report: &mut InitReport,
     ) -> Result<(), Error> {
         for value in &definition.demo {
-            let mut demo = document(value)?;
+            let mut demo = value.clone();
             demo.iter_mut().for_each(|(_, v)| widen(v));
             demo.entry("createdAt").or_insert(date::bson(now));
             let id =
@@ -298,7 +290,12 @@ impl Store {
             .into_iter()
             .find(|d| d.name == collection)
             .ok_or_else(|| Error::Invariant(format!("no collection {collection}")))?;
-        definition.demo = vec![value.clone()];
+        let Bson::Document(document) =
+            Bson::try_from(value.clone()).map_err(|e| Error::Invariant(format!("extended JSON: {e}")))?
+        else {
+            return Err(Error::Invariant("not a document".to_owned()));
+        };
+        definition.demo = vec![document];
         let mut report = InitReport::default();
         self.insert_demo(&definition, now, &mut report).await
     }
@@ -312,12 +309,8 @@ mod tests {
     fn every_file_parses_and_names_its_indexes() {
         for definition in definitions().unwrap() {
             assert!(!definition.description.is_empty());
-            document(&definition.schema).unwrap();
             for index in &definition.indexes {
                 assert!(index.get("name").is_some() && index.get("key").is_some(), "{}: {index}", definition.name);
-            }
-            for demo in &definition.demo {
-                document(demo).unwrap();
             }
         }
     }

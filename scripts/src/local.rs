@@ -1,0 +1,85 @@
+//! How a local cloud is put together: fixed test credentials, simulated upstreams, all functions behind one port.
+//!
+//! The command `dev` and the integration tests share it, so that the tests run what people run.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use axum::Router;
+use edge::config::{OpenApiConfig, PayConfig, PlatformKey, ServiceKey, SessionSecret, StoreConfig, local};
+use edge::{App, Config};
+use gateway::{Gateway, Local, Options, Tc3Key};
+use simulators::{Sim, keys};
+
+use crate::serve::CLOUDBASERC;
+
+/// What clients of the platform name as their environment.
+pub const ENV_ID: &str = "jinlu-local";
+
+/// All routes of a local cloud, simulators and steering included.
+pub fn assemble(app: &Arc<App>, sim: &Sim, place: Local) -> Result<(Gateway, Router)> {
+    let options = Options {
+        env_id: ENV_ID.to_owned(),
+        tc3: Some(Tc3Key { secret_id: local::TC3_SECRET_ID.to_owned(), secret_key: local::TC3_SECRET_KEY.to_owned() }),
+        local: Some(place),
+    };
+    let gateway = Gateway::new(app.clone(), gateway::functions(), gateway::timers(CLOUDBASERC)?, options);
+    let router = gateway.router().nest("/sim", sim.router()).nest("/sim/control", gateway.control_router());
+    Ok((gateway, router))
+}
+
+pub(crate) fn session_secrets() -> Vec<SessionSecret> {
+    vec![SessionSecret { id: "local".to_owned(), secret: local::SESSION_SECRET.into() }]
+}
+
+/// The configuration of a local cloud that serves at `url`, on the database at `uri`.
+pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
+    Config {
+        local: true,
+        store: Some(StoreConfig { uri: uri.into(), database: database.to_owned() }),
+        session_secrets: session_secrets(),
+        service_keys: vec![ServiceKey {
+            id: local::SERVICE_KEY_ID.to_owned(),
+            secret: local::SERVICE_SECRET.into(),
+            scopes: vec!["*".to_owned()],
+        }],
+        open_api: Some(OpenApiConfig {
+            base_url: format!("{url}/sim/wechat"),
+            appid: keys::APPID.to_owned(),
+            secret: keys::APP_SECRET.into(),
+        }),
+        pay: Some(PayConfig {
+            base_url: format!("{url}/sim/wxpay"),
+            backup_base_url: None,
+            mchid: keys::MCHID.to_owned(),
+            appid: keys::APPID.to_owned(),
+            serial_no: keys::MERCHANT_SERIAL.to_owned(),
+            private_key: keys::MERCHANT_PRIVATE_KEY.into(),
+            api_v3_key: keys::API_V3_KEY.into(),
+            // Both ways in which WeChat Pay may sign: with its public key, or with a platform certificate.
+            platform_keys: vec![
+                PlatformKey {
+                    serial: keys::WECHATPAY_PUBLIC_KEY_ID.to_owned(),
+                    pem: keys::WECHATPAY_PUBLIC_KEY.to_owned(),
+                },
+                PlatformKey { serial: keys::PLATFORM_SERIAL.to_owned(), pem: keys::PLATFORM_CERTIFICATE.to_owned() },
+            ],
+            notify_url: format!("{url}/payCallback"),
+        }),
+        port,
+        // All functions share this one process, and load tests aim at it.
+        max_concurrent: 1000,
+        ..Config::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_simulators_and_the_functions_share_their_credentials() {
+        assert_eq!((local::WECHAT_APPID, local::WECHAT_SECRET), (keys::APPID, keys::APP_SECRET));
+        assert_eq!(local::WXPAY_API_V3_KEY, keys::API_V3_KEY);
+    }
+}

@@ -1,0 +1,22 @@
+//! The one list of all functions.
+
+use edge::Function;
+
+/// Every function of the bundle, in the order in which the page shows them.
+pub fn functions() -> Vec<Function> {
+    vec![
+        login::function(),
+        products::function(),
+        generate_order_id::function(),
+        submit_order::function(),
+        wx_pay::function(),
+        pay_callback::function(),
+        orders::function(),
+        get_user_points::function(),
+        add_points::function(),
+        close_expired_orders::function(),
+        reconcile_payments::function(),
+        settle_stock_markers::function(),
+        deliver_outbox::function(),
+    ]
+}

@@ -1,0 +1,175 @@
+//! The process is killed with SIGKILL between any two steps; after a restart and the timers nothing is lost, doubled or stuck.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use it::{Client, database_name, mongod_uri, order_of, settle_down, violations};
+use serde_json::{Value, json};
+use store::{Store, StoreConfig};
+
+/// A local cloud in a process of its own.
+struct Host {
+    child: Child,
+    client: Client,
+    /// Lines of its standard error.
+    errors: mpsc::Receiver<String>,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn start(uri: &str, database: &str, data_dir: &Path, crashpoint: Option<&str>) -> anyhow::Result<Host> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jinlu-it"));
+    command.args(["dev", "--port", "0", "--no-timers", "--data-dir"]).arg(data_dir);
+    command.env("MONGODB_URI", uri).env("MONGODB_DATABASE", database).env_remove("JINLU_CRASHPOINT");
+    if let Some(name) = crashpoint {
+        command.env("JINLU_CRASHPOINT", name);
+    }
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn()?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (send, errors) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in err.into_iter().flat_map(|e| BufReader::new(e).lines()).map_while(Result::ok) {
+            send.send(line).ok();
+        }
+    });
+    let mut lines = out.into_iter().flat_map(|o| BufReader::new(o).lines()).map_while(Result::ok);
+    let base = lines.find_map(|line| line.strip_prefix("ready ").map(str::to_owned));
+    std::thread::spawn(move || lines.for_each(drop));
+    let base =
+        base.ok_or_else(|| anyhow::anyhow!("the host did not start: {:?}", errors.try_iter().collect::<Vec<_>>()))?;
+    Ok(Host { child, client: Client::new(base)?, errors })
+}
+
+impl Host {
+    /// Runs `work` until the crash point is reached, then kills the process at exactly that step.
+    async fn killed_at(mut self, name: &str, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+        let wanted = format!("crashpoint {name}");
+        let errors = std::mem::replace(&mut self.errors, mpsc::channel().1);
+        let reached = tokio::task::spawn_blocking(move || {
+            let limit = Duration::from_secs(30);
+            std::iter::from_fn(|| errors.recv_timeout(limit).ok()).any(|line| line == wanted)
+        });
+        tokio::select! {
+            outcome = work => anyhow::bail!("the work ended without reaching {name}: {outcome:?}"),
+            reached = reached => anyhow::ensure!(reached?, "{name} was not reached"),
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+/// What a shopper does; every step may be repeated.
+async fn shop(client: &Client, request: &str, cancel: bool) -> anyhow::Result<Value> {
+    let token = client.login("demo").await?;
+    let mut event = order_of("p-honey", 2);
+    event["items"] = json!([{ "productId": "p-honey", "quantity": 2 }, { "productId": "p-tea", "skuId": "s-grade2", "quantity": 1 }]);
+    event["pointsUsed"] = json!(5);
+    event["requestId"] = json!(request);
+    let order = client.call("submitOrder", &token, event).await?;
+    let id = order.ok()["orderId"].as_str().unwrap_or_default().to_owned();
+    let pay = client.call("wxPay", &token, json!({ "orderId": id })).await?;
+    if cancel {
+        client.call("orders", &token, json!({ "action": "cancel", "orderId": id })).await?;
+    } else if pay.status == 200 {
+        client.pay(&id, "once").await?;
+    }
+    Ok(client.call("orders", &token, json!({ "action": "get", "orderId": id })).await?.body)
+}
+
+async fn survives(crashpoint: &str, cancel: bool) -> anyhow::Result<()> {
+    let (uri, database, folder) = (mongod_uri().await?, database_name(), tempfile::tempdir()?);
+    let request = format!("crash-{crashpoint}");
+    let host = start(&uri, &database, folder.path(), Some(crashpoint))?;
+    let client = host.client.clone();
+    host.killed_at(crashpoint, async { shop(&client, &request, cancel).await.map(drop) }).await?;
+
+    let host = start(&uri, &database, folder.path(), None)?;
+    // Some shoppers come back and repeat, others never do: the timers must settle both.
+    let order = shop(&host.client, &request, cancel).await?;
+    assert_eq!(order["status"], if cancel { "closed" } else { "paid" }, "{crashpoint}: {order}");
+    host.client.advance(3600).await?;
+    settle_down(&host.client).await?;
+    check(&uri, &database, crashpoint, if cancel { (200, 143) } else { (198, 142) }).await
+}
+
+async fn abandoned(crashpoint: &str) -> anyhow::Result<()> {
+    let (uri, database, folder) = (mongod_uri().await?, database_name(), tempfile::tempdir()?);
+    let host = start(&uri, &database, folder.path(), Some(crashpoint))?;
+    let client = host.client.clone();
+    host.killed_at(crashpoint, async { shop(&client, "crash-abandoned", false).await.map(drop) }).await?;
+    let host = start(&uri, &database, folder.path(), None)?;
+    host.client.advance(3600).await?;
+    settle_down(&host.client).await?;
+    let token = host.client.login("demo").await?;
+    let orders = host.client.call("orders", &token, json!({ "action": "list" })).await?;
+    let statuses: Vec<_> = orders.ok()["data"].as_array().into_iter().flatten().map(|o| o["status"].clone()).collect();
+    let paid = statuses.contains(&json!("paid"));
+    assert!(!statuses.contains(&json!("pendingPayment")), "{crashpoint}: an order hangs: {statuses:?}");
+    assert_eq!(paid, crashpoint.starts_with("settle."), "{crashpoint}: {statuses:?}");
+    check(&uri, &database, crashpoint, if paid { (198, 142) } else { (200, 143) }).await
+}
+
+async fn check(uri: &str, database: &str, crashpoint: &str, stock: (i64, i64)) -> anyhow::Result<()> {
+    let store = Store::new(StoreConfig::new(uri, database));
+    #[expect(clippy::disallowed_methods, reason = "the audit's clock only has to be near")]
+    let found = violations(&store, chrono::Utc::now()).await?;
+    assert!(found.is_empty(), "{crashpoint}: {found:?}");
+    let mut left = Vec::new();
+    for id in ["p-honey", "p-tea"] {
+        let product = store.product(&domain::ProductId::parse(id)?).await?.ok_or_else(|| anyhow::anyhow!("no {id}"))?;
+        assert!(product.stock_markers.is_empty(), "{crashpoint}: a marker stays");
+        left.push(product.available());
+    }
+    assert_eq!((left[0], left[1]), stock, "{crashpoint}");
+    store.drop_database().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_submitting() -> anyhow::Result<()> {
+    for point in ["submit.reservedOne", "submit.reserved", "submit.inside", "submit.committed", "submit.pulled"] {
+        survives(point, false).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_paying_and_settling() -> anyhow::Result<()> {
+    for point in ["pay.stored", "pay.prepaid", "settle.inside", "settle.committed"] {
+        survives(point, false).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_closing() -> anyhow::Result<()> {
+    for point in ["close.closedAtWechat", "close.committed", "release.cleared", "release.applied"] {
+        survives(point, true).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_and_never_repeated() -> anyhow::Result<()> {
+    for point in [
+        "submit.reservedOne",
+        "submit.reserved",
+        "submit.committed",
+        "pay.stored",
+        "pay.prepaid",
+        "settle.inside",
+        "settle.committed",
+    ] {
+        abandoned(point).await?;
+    }
+    Ok(())
+}
