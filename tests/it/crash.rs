@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use it::{Client, database_name, mongod_uri, order_of, settle_down, violations};
+use it::{Answer, Client, database_name, mongod_uri, order_of, settle_down, violations};
 use serde_json::{Value, json};
 use store::{Store, StoreConfig};
 
@@ -25,9 +25,14 @@ impl Drop for Host {
     }
 }
 
-fn start(uri: &str, database: &str, data_dir: &Path, crashpoint: Option<&str>) -> anyhow::Result<Host> {
+/// A port for both lives of the host: the stored prepay request names the address for notices.
+fn free_port() -> anyhow::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn start(uri: &str, database: &str, data_dir: &Path, port: u16, crashpoint: Option<&str>) -> anyhow::Result<Host> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jinlu-it"));
-    command.args(["dev", "--port", "0", "--no-timers", "--data-dir"]).arg(data_dir);
+    command.args(["dev", "--no-timers", "--port", &port.to_string(), "--data-dir"]).arg(data_dir);
     command.env("MONGODB_URI", uri).env("MONGODB_DATABASE", database).env_remove("JINLU_CRASHPOINT");
     if let Some(name) = crashpoint {
         command.env("JINLU_CRASHPOINT", name);
@@ -67,6 +72,20 @@ impl Host {
     }
 }
 
+/// Repeats a call as long as the answer says that repeating helps.
+///
+/// A transaction that was killed half-way keeps its documents locked until the server gives it up.
+async fn persist(client: &Client, name: &str, token: &str, event: Value) -> anyhow::Result<Answer> {
+    for _ in 0..40 {
+        let answer = client.call(name, token, event.clone()).await?;
+        if answer.body["retryable"] != true {
+            return Ok(answer);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    anyhow::bail!("{name} did not recover")
+}
+
 /// What a shopper does; every step may be repeated.
 async fn shop(client: &Client, request: &str, cancel: bool) -> anyhow::Result<Value> {
     let token = client.login("demo").await?;
@@ -74,25 +93,32 @@ async fn shop(client: &Client, request: &str, cancel: bool) -> anyhow::Result<Va
     event["items"] = json!([{ "productId": "p-honey", "quantity": 2 }, { "productId": "p-tea", "skuId": "s-grade2", "quantity": 1 }]);
     event["pointsUsed"] = json!(5);
     event["requestId"] = json!(request);
-    let order = client.call("submitOrder", &token, event).await?;
+    let order = persist(client, "submitOrder", &token, event).await?;
     let id = order.ok()["orderId"].as_str().unwrap_or_default().to_owned();
-    let pay = client.call("wxPay", &token, json!({ "orderId": id })).await?;
+    let pay = persist(client, "wxPay", &token, json!({ "orderId": id })).await?;
     if cancel {
-        client.call("orders", &token, json!({ "action": "cancel", "orderId": id })).await?;
+        persist(client, "orders", &token, json!({ "action": "cancel", "orderId": id })).await?;
     } else if pay.status == 200 {
-        client.pay(&id, "once").await?;
+        // WeChat repeats a notice that was not taken.
+        for _ in 0..40 {
+            let paid = client.pay(&id, "once").await?;
+            if paid.body["noticeStatus"] == 204 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
     Ok(client.call("orders", &token, json!({ "action": "get", "orderId": id })).await?.body)
 }
 
 async fn survives(crashpoint: &str, cancel: bool) -> anyhow::Result<()> {
-    let (uri, database, folder) = (mongod_uri().await?, database_name(), tempfile::tempdir()?);
-    let request = format!("crash-{crashpoint}");
-    let host = start(&uri, &database, folder.path(), Some(crashpoint))?;
+    let (uri, database, folder, port) = (mongod_uri().await?, database_name(), tempfile::tempdir()?, free_port()?);
+    let request = format!("crash-{}", crashpoint.replace('.', "-"));
+    let host = start(&uri, &database, folder.path(), port, Some(crashpoint))?;
     let client = host.client.clone();
     host.killed_at(crashpoint, async { shop(&client, &request, cancel).await.map(drop) }).await?;
 
-    let host = start(&uri, &database, folder.path(), None)?;
+    let host = start(&uri, &database, folder.path(), port, None)?;
     // Some shoppers come back and repeat, others never do: the timers must settle both.
     let order = shop(&host.client, &request, cancel).await?;
     assert_eq!(order["status"], if cancel { "closed" } else { "paid" }, "{crashpoint}: {order}");
@@ -102,16 +128,22 @@ async fn survives(crashpoint: &str, cancel: bool) -> anyhow::Result<()> {
 }
 
 async fn abandoned(crashpoint: &str) -> anyhow::Result<()> {
-    let (uri, database, folder) = (mongod_uri().await?, database_name(), tempfile::tempdir()?);
-    let host = start(&uri, &database, folder.path(), Some(crashpoint))?;
+    let (uri, database, folder, port) = (mongod_uri().await?, database_name(), tempfile::tempdir()?, free_port()?);
+    let host = start(&uri, &database, folder.path(), port, Some(crashpoint))?;
     let client = host.client.clone();
     host.killed_at(crashpoint, async { shop(&client, "crash-abandoned", false).await.map(drop) }).await?;
-    let host = start(&uri, &database, folder.path(), None)?;
-    host.client.advance(3600).await?;
-    settle_down(&host.client).await?;
+    let host = start(&uri, &database, folder.path(), port, None)?;
     let token = host.client.login("demo").await?;
-    let orders = host.client.call("orders", &token, json!({ "action": "list" })).await?;
-    let statuses: Vec<_> = orders.ok()["data"].as_array().into_iter().flatten().map(|o| o["status"].clone()).collect();
+    let mut statuses: Vec<Value> = Vec::new();
+    for _ in 0..8 {
+        host.client.advance(3600).await?;
+        settle_down(&host.client).await?;
+        let orders = host.client.call("orders", &token, json!({ "action": "list" })).await?;
+        statuses = orders.ok()["data"].as_array().into_iter().flatten().map(|o| o["status"].clone()).collect();
+        if !statuses.contains(&json!("pendingPayment")) {
+            break;
+        }
+    }
     let paid = statuses.contains(&json!("paid"));
     assert!(!statuses.contains(&json!("pendingPayment")), "{crashpoint}: an order hangs: {statuses:?}");
     assert_eq!(paid, crashpoint.starts_with("settle."), "{crashpoint}: {statuses:?}");

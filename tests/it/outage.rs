@@ -48,7 +48,8 @@ async fn mongod_is_killed_and_restarted_under_load() -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || {
             let mut server = server.lock().unwrap();
             server.kill_hard()?;
-            std::thread::sleep(Duration::from_millis(700));
+            // Longer than the search for a primary, so that some calls give up and say so.
+            std::thread::sleep(Duration::from_secs(5));
             server.restart()
         })
         .await??;

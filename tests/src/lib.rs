@@ -107,6 +107,8 @@ pub struct Client {
 
 impl Client {
     pub fn new(base: impl Into<String>) -> anyhow::Result<Self> {
+        // reqwest wants a TLS implementation even for plain HTTP; choosing one twice is no error here.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).tls_certs_only([]).build()?;
         Ok(Self { base: base.into(), http })
     }

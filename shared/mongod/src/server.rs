@@ -186,6 +186,9 @@ impl Mongod {
         // One shop's data on a developer's machine, perhaps several times side by side.
         command.args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"]);
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
+        // A transaction of a killed process keeps its documents locked until the server gives it up: by default for a minute,
+        // although ours never live longer than ten seconds.
+        command.args(["--setParameter", "transactionLifetimeLimitSeconds=12"]);
         if self.options.notablescan {
             command.args(["--setParameter", "notablescan=true"]);
         }
