@@ -107,7 +107,7 @@ pub(crate) async fn resolve(
             let caller = from_headers(app, function, &method, &path, headers, &body, now).await?;
             Ok((caller, body))
         }
-        Proof::SignedEvent { function: named } => from_event(app, function, &named, body, now).await,
+        Proof::SignedEvent { function: named } => from_event(app, function, &named, body).await,
     }
 }
 
@@ -136,7 +136,7 @@ async fn from_headers(
         // what it asked for; the function's name in it still ties the signature to this function.
         let (plain, http_api) = (format!("/{name}"), format!("/v1/functions/{name}"));
         let paths: &[&str] = if path == "/" || path.is_empty() { &["/", &plain, &http_api] } else { &[path] };
-        return service(app, function, presented, method, paths, body, now).await;
+        return service(app, function, presented, method, paths, body).await;
     }
     let token = match app_session {
         Some(token) => Some(token),
@@ -197,13 +197,7 @@ fn presented_in(headers: &HeaderMap) -> Result<Presented<'_>, Refusal> {
     Ok(Presented { key: get(key)?, timestamp: get(timestamp)?, nonce: get(nonce)?, signature: get(signature)? })
 }
 
-async fn from_event(
-    app: &App,
-    function: &Function,
-    named: &str,
-    body: Bytes,
-    now: DateTime<Utc>,
-) -> Result<(Caller, Bytes), Failure> {
+async fn from_event(app: &App, function: &Function, named: &str, body: Bytes) -> Result<(Caller, Bytes), Failure> {
     let event: Option<Value> = serde_json::from_slice(&body).ok();
     let field = |name: &str| event.as_ref().and_then(|event| event.get(name));
     let claims_to_be_signed = field("signature").is_some() || (field("payload").is_some() && field("key").is_some());
@@ -225,7 +219,7 @@ async fn from_event(
         Presented { key: text("key")?, timestamp: &timestamp, nonce: text("nonce")?, signature: text("signature")? };
     let payload = Bytes::copy_from_slice(text("payload")?.as_bytes());
     let path = format!("/{named}");
-    let caller = service(app, function, presented, "EVENT", &[&path], &payload, now).await?;
+    let caller = service(app, function, presented, "EVENT", &[&path], &payload).await?;
     Ok((caller, payload))
 }
 
@@ -236,10 +230,9 @@ async fn service(
     method: &str,
     paths: &[&str],
     body: &[u8],
-    now: DateTime<Utc>,
 ) -> Result<Caller, Failure> {
     let keys = &app.config.service_keys;
-    let verified = signature::verify(keys, presented, method, paths, body, now)?;
+    let verified = signature::verify(keys, presented, method, paths, body, &app.clock.client_times())?;
     let caller = Caller::Service { key_id: verified.key.id.clone(), scopes: verified.key.scopes.clone() };
     admit(function, &caller)?;
     // Last, so that neither a forger nor a refused caller can fill the store or burn someone's nonce.

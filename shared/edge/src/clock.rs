@@ -34,8 +34,20 @@ impl Clock {
             Some(at) => at,
             None => machine_time(),
         };
-        let offset = TimeDelta::milliseconds(self.offset_ms.load(Ordering::SeqCst));
-        base.checked_add_signed(offset).unwrap_or(base).trunc_subsecs(3)
+        base.checked_add_signed(self.shift()).unwrap_or(base).trunc_subsecs(3)
+    }
+
+    /// How far it has been moved.
+    pub fn shift(&self) -> TimeDelta {
+        TimeDelta::milliseconds(self.offset_ms.load(Ordering::SeqCst))
+    }
+
+    /// The instants that count as now for what a client stamped: ours, and the unmoved one where ours was moved, because
+    /// nobody moves the clocks of clients. A deployed function has only the first.
+    pub fn client_times(&self) -> Vec<DateTime<Utc>> {
+        let now = self.now();
+        let unmoved = now.checked_sub_signed(self.shift()).filter(|at| *at != now);
+        std::iter::once(now).chain(unmoved).collect()
     }
 
     /// Move this clock and all its clones forward.

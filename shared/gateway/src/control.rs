@@ -46,7 +46,9 @@ async fn clock(State(gateway): State<Gateway>, body: Body) -> Response {
         Ok(seconds) => {
             gateway.advance_clock(Duration::from_secs(seconds));
             let now = gateway.inner.app.clock.now().to_rfc3339_opts(SecondsFormat::Millis, true);
-            success(json!({ "success": true, "now": now, "offsetSeconds": gateway.shift().num_seconds() }))
+            success(
+                json!({ "success": true, "now": now, "offsetSeconds": gateway.inner.app.clock.shift().num_seconds() }),
+            )
         }
         Err(refusal) => refused(&refusal),
     })

@@ -16,12 +16,10 @@ mod tc3;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
 use edge::{Answer, App, Function, Invocation, Proof};
 use http::HeaderMap;
 use serde_json::Value;
@@ -71,21 +69,12 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) calls: Calls,
     pub(crate) scheduler: Scheduler,
-    /// How far this gateway has moved the clock.
-    shift_ms: AtomicI64,
 }
 
 impl Gateway {
     /// A gateway to `functions`. Does no IO; the timers run only inside [`Gateway::run_timers`].
     pub fn new(app: Arc<App>, functions: Vec<Function>, timers: Vec<Timer>, options: Options) -> Self {
-        let inner = Inner {
-            app,
-            functions,
-            options,
-            calls: Calls::default(),
-            scheduler: Scheduler::new(timers),
-            shift_ms: AtomicI64::new(0),
-        };
+        let inner = Inner { app, functions, options, calls: Calls::default(), scheduler: Scheduler::new(timers) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -125,24 +114,8 @@ impl Gateway {
 
     /// Moves the clock of the functions forward and runs the timers that have become due.
     pub fn advance_clock(&self, by: Duration) {
-        let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-        self.inner.shift_ms.fetch_add(by_ms, Ordering::SeqCst);
         self.inner.app.clock.advance(by);
         self.inner.scheduler.wake();
-    }
-
-    pub(crate) fn shift(&self) -> TimeDelta {
-        TimeDelta::milliseconds(self.inner.shift_ms.load(Ordering::SeqCst))
-    }
-
-    /// The instants that may count as now for what a client stamped: ours, and the machine's while ours runs ahead.
-    pub(crate) fn client_nows(&self) -> Vec<DateTime<Utc>> {
-        let now = self.inner.app.clock.now();
-        let mut nows = vec![now];
-        if let Some(machine) = now.checked_sub_signed(self.shift()).filter(|machine| *machine != now) {
-            nows.push(machine);
-        }
-        nows
     }
 
     pub(crate) fn function(&self, name: &str) -> Option<&Function> {

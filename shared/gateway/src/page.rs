@@ -101,7 +101,7 @@ async fn state(State(gateway): State<Gateway>) -> Response {
         "database": facts.map(|facts| &facts.database),
         "timersRun": facts.is_some_and(|facts| facts.timers_run),
         "now": inner.app.clock.now(),
-        "offsetSeconds": gateway.shift().num_seconds(),
+        "offsetSeconds": gateway.inner.app.clock.shift().num_seconds(),
         // Published constants of the local cloud, not secrets.
         "credentials": {
             "secretId": local::TC3_SECRET_ID,

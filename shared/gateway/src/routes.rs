@@ -173,8 +173,8 @@ async fn admin_call(
         .as_ref()
         .ok_or_else(|| unsigned("no key pair is configured for /admin".to_owned()))?;
     let presented = tc3::Presented { method: method.as_str(), path: uri.path(), query, headers };
-    let fields =
-        tc3::verify(key, &presented, &body, &gateway.client_nows()).map_err(|refused| unsigned(refused.to_string()))?;
+    let fields = tc3::verify(key, &presented, &body, &gateway.inner.app.clock.client_times())
+        .map_err(|refused| unsigned(refused.to_string()))?;
     let named = [query_value(query, "env"), fields.get("envname").and_then(Value::as_str).map(str::to_owned)];
     check_env(gateway, &named)?;
     let call = WrappedCall::of(&fields)?;

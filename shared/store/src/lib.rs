@@ -5,6 +5,7 @@
 //! outbox, leases and the checks over all of it. It knows neither HTTP nor WeChat.
 
 pub mod audit;
+pub mod baseline;
 pub mod book;
 pub mod collections;
 pub mod crashpoint;
