@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{audit, dev, init, serve, staff_token};
+use crate::{audit, bench, dev, init, serve, staff_token};
 
 /// 金鹿微信商城后端 · jinlu, the back end of a WeChat mini-program shop
 ///
@@ -29,6 +29,7 @@ enum Command {
     Init(init::Args),
     Audit(audit::Args),
     StaffToken(staff_token::Args),
+    Bench(bench::Args),
 }
 
 /// The whole program: reads the arguments, runs the command, and tells in words what went wrong.
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => on_runtime(init::run(args)),
         Command::Audit(args) => on_runtime(audit::run(args)),
         Command::StaffToken(args) => staff_token::run(&args),
+        Command::Bench(args) => on_runtime(bench::run(args)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -8,10 +8,11 @@ import { asUser, control, orderOf } from './cloud.mjs';
 import { pay, pem } from './keys.mjs';
 
 /**
- * @param name who signs in: `o-NAME`; every client needs a user of its own
+ * @param client the client's name; a user of its own signs in, a new one each time
  * @param call `(function, event) => result`, rejects when the transport fails
  */
-export function purchaseLoop(name, call) {
+export function purchaseLoop(client, call) {
+  const name = `${client}-${randomUUID()}`;
   const openId = `o-${name}`;
 
   test('login, order, pay, points', async () => {

@@ -1,4 +1,4 @@
-// Stands in for WeChat Pay: checks every request with wechatpay-axios-plugin and answers with replies that it signs.
+// Stands in for WeChat Pay: checks every request with wechatpay-axios-plugin, and signs its answers with it.
 // Prints one line with its port, then one per request with what it thinks of it, and ends when its input does.
 
 import { createServer } from 'node:http';
@@ -11,6 +11,9 @@ const signers = {
   [pay.platformSerial]: Rsa.from(pem('platform_private'), Rsa.KEY_TYPE_PRIVATE),
 };
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+
+/** The key that the client wants the answer signed with; who names none gets the platform certificate's. */
+const wanted = (headers) => headers['wechatpay-serial'] ?? pay.platformSerial;
 
 /** Why the request is not what the documents ask for; empty when it is. */
 function faults({ method, url, headers }, body) {
@@ -31,7 +34,7 @@ function faults({ method, url, headers }, body) {
   if (headers.accept !== 'application/json') found.push(`Accept ${headers.accept}`);
   if (!headers['user-agent']) found.push('User-Agent');
   if (body && headers['content-type'] !== 'application/json') found.push(`Content-Type ${headers['content-type']}`);
-  if (!(headers['wechatpay-serial'] in signers)) found.push(`Wechatpay-Serial ${headers['wechatpay-serial']}`);
+  if (!(wanted(headers) in signers)) found.push(`Wechatpay-Serial ${wanted(headers)}`);
   return found;
 }
 
@@ -80,11 +83,11 @@ const server = createServer(async (request, response) => {
   const body = Buffer.concat(chunks).toString('utf8');
   const found = faults(request, body);
   say({ method: request.method, url: request.url, body, faults: found });
-  const [status, text] = found.length ? [401, '{"code":"SIGN_ERROR","message":"错误的签名"}'] : answer(request.method, request.url, body);
+  const [status, text] = found.length ? [401, JSON.stringify({ code: 'SIGN_ERROR', message: found.join(', ') })] : answer(request.method, request.url, body);
   const headers = { 'Content-Type': 'application/json; charset=utf-8' };
   // Errors come unsigned.
   if (status < 300) {
-    const serial = request.headers['wechatpay-serial'];
+    const serial = wanted(request.headers);
     const [timestamp, nonce] = [Formatter.timestamp(), Formatter.nonce()];
     Object.assign(headers, {
       'Request-ID': '08F78BB3AF0610D302189DE0BB1D20CE1C-268578704',

@@ -7,7 +7,6 @@ import { Aes, Formatter, Rsa, Wechatpay } from 'wechatpay-axios-plugin';
 import { CLOUD, asUser, control, orderOf, post } from './cloud.mjs';
 import { pay, pem } from './keys.mjs';
 
-const key = (name, type = Rsa.KEY_TYPE_PRIVATE) => Rsa.from(pem(name), type);
 const certs = { [pay.publicKeyId]: pem('wechatpay_public'), [pay.platformSerial]: pem('platform_certificate') };
 
 /** A client that believes only answers signed by the keys of `trusted`. */
@@ -43,10 +42,10 @@ for (const serial of [pay.publicKeyId, pay.platformSerial]) {
   const mode = serial === pay.publicKeyId ? 'public key' : 'certificate';
   test(`the simulator is accepted by a strict client (${mode})`, async () => {
     // Only one key is trusted, so that an answer signed with the other fails.
-    const { v3 } = client({ serial, trusted: { [serial]: certs[serial] } });
+    const wxpay = client({ serial, trusted: { [serial]: certs[serial] } });
     const id = number();
-    const jsapi = (body) => v3.post('/v3/pay/transactions/jsapi', body);
-    const query = () => v3.get(`/v3/pay/transactions/out-trade-no/${id}`, { params: { mchid: pay.mchid } });
+    const jsapi = (body) => wxpay.chain('v3/pay/transactions/jsapi').post(body);
+    const query = () => wxpay.chain(`v3/pay/transactions/out-trade-no/${id}`).get({ params: { mchid: pay.mchid } });
     await assert.rejects(query(), refusedWith(404, 'ORDER_NOT_EXIST'));
     const first = await jsapi(prepayRequest(id));
     assert.equal(first.headers['wechatpay-serial'], serial);
@@ -56,7 +55,7 @@ for (const serial of [pay.publicKeyId, pay.platformSerial]) {
     const { data } = await query();
     assert.deepEqual([data.trade_state, data.out_trade_no, data.amount.total], ['NOTPAY', id, 1234]);
 
-    const close = () => v3.post(`/v3/pay/transactions/out-trade-no/${id}/close`, { mchid: pay.mchid });
+    const close = () => wxpay.chain(`v3/pay/transactions/out-trade-no/${id}/close`).post({ mchid: pay.mchid });
     assert.equal((await close()).status, 204);
     assert.equal((await close()).status, 204);
     assert.equal((await query()).data.trade_state, 'CLOSED');
@@ -65,16 +64,16 @@ for (const serial of [pay.publicKeyId, pay.platformSerial]) {
 }
 
 test('refunds through a strict client', async () => {
-  const { v3 } = client();
+  const wxpay = client();
   const [id, refundNo] = [number(), number()];
-  const refund = (amount, no = refundNo) => v3.post('/v3/refund/domestic/refunds', {
+  const refund = (amount, no = refundNo) => wxpay.chain('v3/refund/domestic/refunds').post({
     out_trade_no: id,
     out_refund_no: no,
     reason: '商品已售完',
     notify_url: `${CLOUD}/payCallback`,
     amount: { refund: amount, total: 1234, currency: 'CNY' },
   });
-  await v3.post('/v3/pay/transactions/jsapi', prepayRequest(id));
+  await wxpay.chain('v3/pay/transactions/jsapi').post(prepayRequest(id));
   await assert.rejects(refund(1234), refusedWith(404, 'RESOURCE_NOT_EXISTS'));
   await control('pay', { outTradeNo: id, notify: 'none' });
   await assert.rejects(refund(1235), refusedWith(400, 'INVALID_REQUEST'));
@@ -84,22 +83,24 @@ test('refunds through a strict client', async () => {
   await assert.rejects(refund(999), refusedWith(400, 'INVALID_REQUEST'));
   await assert.rejects(refund(200, number()), refusedWith(429, 'FREQUENCY_LIMITED'));
   await control('refund', { outRefundNo: refundNo, notify: 'none' });
-  assert.equal((await v3.get(`/v3/refund/domestic/refunds/${refundNo}`)).data.status, 'SUCCESS');
-  await assert.rejects(v3.get(`/v3/refund/domestic/refunds/${number()}`), refusedWith(404, 'RESOURCE_NOT_EXISTS'));
+  assert.equal((await wxpay.chain(`v3/refund/domestic/refunds/${refundNo}`).get()).data.status, 'SUCCESS');
+  await assert.rejects(wxpay.chain(`v3/refund/domestic/refunds/${number()}`).get(), refusedWith(404, 'RESOURCE_NOT_EXISTS'));
 });
 
 test('the platform certificate comes encrypted', async () => {
-  const { v3 } = client({ serial: pay.platformSerial });
-  const [{ serial_no, encrypt_certificate: sealed }] = (await v3.get('/v3/certificates')).data.data;
+  const wxpay = client({ serial: pay.platformSerial });
+  const [{ serial_no, encrypt_certificate: sealed }] = (await wxpay.chain('v3/certificates').get()).data.data;
   const plain = Aes.AesGcm.decrypt(sealed.ciphertext, pay.apiV3Key, sealed.nonce, sealed.associated_data);
   assert.deepEqual([serial_no, plain], [pay.platformSerial, pem('platform_certificate')]);
 });
 
 test('each side refuses what the other did not sign', async () => {
-  const unsigned = client({ merchantKey: 'wrong_private' });
-  await assert.rejects(unsigned.v3.post('/v3/pay/transactions/jsapi', prepayRequest(number())), refusedWith(401, 'SIGN_ERROR'));
-  const { v3 } = client({ trusted: { [pay.publicKeyId]: pem('wrong_public') } });
-  await assert.rejects(v3.post('/v3/pay/transactions/jsapi', prepayRequest(number())), { code: 'EV3_RES_HEADER_SIGNATURE_DIGEST' });
+  const stranger = client({ merchantKey: 'wrong_private' });
+  const forged = stranger.chain('v3/pay/transactions/jsapi').post(prepayRequest(number()));
+  await assert.rejects(forged, refusedWith(401, 'SIGN_ERROR'));
+  const wxpay = client({ trusted: { [pay.publicKeyId]: pem('wrong_public') } });
+  const believed = wxpay.chain('v3/pay/transactions/jsapi').post(prepayRequest(number()));
+  await assert.rejects(believed, { code: 'EV3_RES_HEADER_SIGNATURE_DIGEST' });
 });
 
 /** A notice made without any code of ours; `change` replaces parts of what is signed or sent. */
@@ -121,7 +122,7 @@ function notice(transaction, change = {}) {
   });
   const signed = { timestamp: Formatter.timestamp() + (change.skew ?? 0), nonce: Formatter.nonce() };
   const message = Formatter.response(signed.timestamp, signed.nonce, body);
-  const signature = Rsa.sign(message, key(change.signer ?? 'wechatpay_private'));
+  const signature = Rsa.sign(message, Rsa.from(pem(change.signer ?? 'wechatpay_private'), Rsa.KEY_TYPE_PRIVATE));
   const headers = {
     'Wechatpay-Timestamp': `${signed.timestamp}`,
     'Wechatpay-Nonce': signed.nonce,
@@ -136,20 +137,18 @@ function notice(transaction, change = {}) {
 
 /** An order that waits for its payment, and WeChat Pay's word that it is paid, of which we have not heard. */
 async function paidUnheard(name) {
-  const { body: { token } } = await post('/login', { code: `dev-${name}` });
+  const { body: { token } } = await post('/login', { code: `dev-${name}-${number()}` });
   const { orderId } = await asUser('submitOrder', token, orderOf('p-apple', 2));
   const { payment } = await asUser('wxPay', token, { orderId });
   const { outTradeNo } = await control('pay', { payment, notify: 'none' });
-  const { data } = await client().v3.get(`/v3/pay/transactions/out-trade-no/${outTradeNo}`, {
+  const { data } = await client().chain(`v3/pay/transactions/out-trade-no/${outTradeNo}`).get({
     params: { mchid: pay.mchid },
-    // The text as it came: it is what the notice carries.
-    transformResponse: [(text) => text],
   });
   const state = async () => ({
     status: (await asUser('orders', token, { action: 'get', orderId })).status,
     points: (await asUser('getUserPoints', token, {})).points,
   });
-  return { transaction: data, state };
+  return { transaction: JSON.stringify(data), state };
 }
 
 test('a notice made by the plugin pays the order, once', async () => {

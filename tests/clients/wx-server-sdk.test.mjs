@@ -23,7 +23,6 @@ test('what the transport refuses is thrown', async () => {
     code: 'FUNCTION_NOT_FOUND',
     errMsg: /^callFunction:fail /,
   });
-  cloud.init({ ...options, secretKey: 'wrong' });
-  await assert.rejects(cloud.callFunction({ name: 'products', data: {} }), { code: 'SIGN_PARAM_INVALID' });
-  cloud.init(options);
+  const stranger = cloud.createNewInstance({ ...options, secretKey: 'wrong' });
+  await assert.rejects(stranger.callFunction({ name: 'products', data: {} }), { code: 'SIGN_PARAM_INVALID' });
 });

@@ -18,13 +18,16 @@ use wechat::pay::{self, PrepayOrder, RefundRequest, RefundStatus, TradeState};
 
 /// The oldest Node whose test runner the clients are written for.
 const NODE_MAJOR_MIN: u32 = 20;
+/// How npm fails when it does not get through to the registry.
+const NO_NETWORK: &[&str] =
+    &["EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "ENOTFOUND", "ETIMEDOUT"];
 
 #[tokio::test]
 async fn official_clients_and_an_independent_wechat_pay_agree_with_us() -> anyhow::Result<()> {
     let Some(folder) = installed().await? else { return Ok(()) };
     let world = World::start().await?;
     let mut node = node(&folder);
-    node.arg("--test").env("JINLU_URL", &world.client.base);
+    node.args(["--test", "--test-reporter=tap"]).env("JINLU_URL", &world.client.base);
     let output = tokio::task::spawn_blocking(move || node.output()).await??;
     let report = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{report}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -84,7 +87,7 @@ async fn our_requests_verify_in_an_independent_wechat_pay_and_we_accept_its_answ
     Ok(())
 }
 
-/// A client of ours that knows one key of WeChat Pay, and so asks for its signature and believes no other.
+/// A client of ours that knows one key of WeChat Pay, and so believes no other's signature.
 fn pay_client(port: u16, serial: &str) -> anyhow::Result<pay::Client> {
     let platform_keys = PlatformKeys::new();
     let pem = if serial == keys::PLATFORM_SERIAL { keys::PLATFORM_CERTIFICATE } else { keys::WECHATPAY_PUBLIC_KEY };
@@ -201,7 +204,7 @@ fn install() -> Result<PathBuf, Missing> {
     let (Some(node), Some(_)) = (version("node"), version("npm")) else {
         return Err(Missing::Tool("node is not installed".to_owned()));
     };
-    if !node.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= NODE_MAJOR_MIN) {
+    if node.split('.').next().and_then(|major| major.parse().ok()).is_none_or(|major: u32| major < NODE_MAJOR_MIN) {
         return Err(Missing::Tool(format!("node {node} is installed, but {NODE_MAJOR_MIN} or newer is needed")));
     }
 
@@ -217,11 +220,10 @@ fn install() -> Result<PathBuf, Missing> {
         let output = Command::new("npm").args(npm).current_dir(&folder).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
-            let why = format!("npm ci failed: {said}");
-            // npm marks what went wrong on the way to the registry with this word.
-            return Err(match said.contains("npm error network") {
-                true => Missing::Tool(why),
-                false => Missing::Error(anyhow::anyhow!(why)),
+            let code = said.lines().find_map(|line| line.strip_prefix("npm error code ")).unwrap_or_default();
+            return Err(match NO_NETWORK.contains(&code) {
+                true => Missing::Tool(format!("npm cannot reach its registry: {code}")),
+                false => Missing::Error(anyhow::anyhow!("npm ci failed: {said}")),
             });
         }
     }

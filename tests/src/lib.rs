@@ -1,6 +1,11 @@
 //! What the integration tests stand on: one real `mongod` per test process with `notablescan` on, and a *world* per test –
 //! its own database, all functions behind real HTTP, and a simulated WeChat – that ends with the audit.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a missing field of a JSON reply reads as null, and a test that panics has failed as it should"
+)]
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -89,21 +89,12 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
 async fn member(ctx: &Context, open_id: Option<&str>, user_id: Option<&str>) -> Result<Member, Failure> {
     let Some(user_id) = user_id else {
         let open_id = ctx.caller.acting_open_id(open_id)?;
-        return active_member(ctx.store(), &open_id).await.map_err(|f| unknown_user(ctx, f));
+        return active_member(ctx.store(), &open_id, ctx.caller.code_if_unknown()).await;
     };
     let id = UserId::parse(user_id).map_err(|_| Refusal::invalid("userId", "userId 格式不正确"))?;
     if let Caller::User { .. } = ctx.caller {
-        let own = active_member(ctx.store(), &ctx.caller.acting_open_id(open_id)?).await?;
+        let own = active_member(ctx.store(), &ctx.caller.acting_open_id(open_id)?, Code::Unauthenticated).await?;
         return if own.id == id { Ok(own) } else { Err(Code::Forbidden.into()) };
     }
     ctx.store().member(&id).await?.ok_or_else(|| Code::NotFound.into())
-}
-
-/// A service asking about somebody unknown is not itself unauthenticated.
-fn unknown_user(ctx: &Context, failure: Failure) -> Failure {
-    match (&ctx.caller, failure.code()) {
-        (Caller::User { .. }, _) | (_, Code::UserBlocked) => failure,
-        (_, Code::Unauthenticated) => Code::NotFound.into(),
-        _ => failure,
-    }
 }

@@ -66,10 +66,6 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
     let union_id = session.unionid.map(wechat::Personal::into_string);
 
     let (member, is_new) = find_or_create(&ctx, &open_id, union_id, phone).await?;
-    if member.blocked {
-        return Err(Code::UserBlocked.into());
-    }
-
     let (token, expires_at) = ctx.issue_user_token(&open_id, member.union_id.as_deref())?;
     Reply::of(&Output {
         token,
@@ -142,6 +138,9 @@ async fn find_or_create(
         .member_by_open_id(open_id)
         .await?
         .ok_or_else(|| Failure::invariant("the member vanished during login"))?;
+    if member.blocked {
+        return Err(Code::UserBlocked.into());
+    }
     store.update_member_contact(&member.id, union_id.as_deref(), phone.as_deref()).await?;
     member.union_id = union_id.or(member.union_id);
     member.phone = phone.map(Phone).or(member.phone);

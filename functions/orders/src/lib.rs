@@ -101,7 +101,7 @@ async fn list(ctx: &Context, input: Input) -> Result<Reply, Failure> {
     let request = PageRequest::parse(input.limit, input.after.as_deref())?;
     let user = match ctx.caller {
         Caller::Staff { .. } => None,
-        _ => Some(active_member(ctx.store(), &ctx.caller.acting_open_id(None)?).await?.id),
+        _ => Some(active_member(ctx.store(), &ctx.caller.acting_open_id(None)?, Code::Unauthenticated).await?.id),
     };
     let filter = OrderFilter { user, status: input.status, order_type: input.order_type };
     let page = ctx.store().orders(&filter, &request).await?.map(|o| OrderView::from(&o));
@@ -114,7 +114,7 @@ async fn visible_order(ctx: &Context, id: Option<String>) -> Result<Order, Failu
     let id = OrderId::parse(&id).map_err(|_| Refusal::invalid("orderId", "orderId 格式不正确"))?;
     let order = ctx.store().order(&id).await?.ok_or(Code::OrderNotFound)?;
     if !matches!(ctx.caller, Caller::Staff { .. }) {
-        let member = active_member(ctx.store(), &ctx.caller.acting_open_id(None)?).await?;
+        let member = active_member(ctx.store(), &ctx.caller.acting_open_id(None)?, Code::Unauthenticated).await?;
         if order.user_id != member.id {
             return Err(Code::Forbidden.into());
         }

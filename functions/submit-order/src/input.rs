@@ -28,6 +28,8 @@ pub struct Input {
     /// What the client believes is left to pay. Never used as a price; a difference is refused.
     #[schemars(with = "Option<f64>")]
     payment_amount: Option<Yuan>,
+    prepaid_amount: Option<serde_json::Value>,
+    prepaid_record_ids: Option<Vec<String>>,
     user_coupon_id: Option<String>,
     qualification_id: Option<String>,
 }
@@ -108,6 +110,9 @@ impl Input {
         }
         if self.qualification_id.is_some() {
             return Err(Refusal::new(Code::QualificationInvalid).detail("field", "qualificationId"));
+        }
+        if self.prepaid_amount.is_some() || self.prepaid_record_ids.is_some() {
+            return Err(Refusal::invalid("prepaidAmount", "暂不支持预存支付"));
         }
         let points = Points::new(self.points_used.unwrap_or(0))
             .map_err(|_| Refusal::invalid("pointsUsed", "pointsUsed 应为不小于 0 的整数"))?;

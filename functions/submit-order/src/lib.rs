@@ -9,6 +9,8 @@ mod place;
 use domain::Failure;
 use edge::{Accept, Context, Function, Need, Reply};
 
+use place::Buyer;
+
 pub use input::Input;
 
 pub fn function() -> Function {
@@ -22,6 +24,7 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
     let open_id = ctx.caller.acting_open_id(input.open_id.as_deref())?;
     let command = input.parse()?;
     let key = ctx.command_key();
-    let placed = place::place(ctx.store(), ctx.rules(), &open_id, &command, key.as_ref(), ctx.now).await?;
+    let buyer = Buyer { open_id, code_if_unknown: ctx.caller.code_if_unknown() };
+    let placed = place::place(ctx.store(), ctx.rules(), &buyer, &command, key.as_ref(), ctx.now).await?;
     Ok(Reply::of(&placed.value)?.with_replayed(placed.replayed))
 }

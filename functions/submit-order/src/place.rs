@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::{Failure, Fen, OpenId, OrderId, OrderStatus, ProductId, ShopRules, Yuan};
+use domain::{Code, Failure, Fen, OpenId, OrderId, OrderStatus, ProductId, ShopRules, Yuan};
 use serde::Serialize;
 use shop::settle::{book_effects, book_tender};
 use shop::views::{self, ItemView};
@@ -13,6 +13,13 @@ use store::{CommandKey, Error, Once, Store, crashpoint};
 
 use crate::decide::decide;
 use crate::input::Command;
+
+/// Whom the order is for.
+pub(crate) struct Buyer {
+    pub(crate) open_id: OpenId,
+    /// What to answer if the shop does not know them.
+    pub(crate) code_if_unknown: Code,
+}
 
 /// The reply. Amounts in yuan.
 #[derive(Serialize)]
@@ -50,7 +57,7 @@ fn output(order: &Order) -> Result<serde_json::Value, Failure> {
 pub(crate) async fn place(
     store: &Store,
     rules: &ShopRules,
-    open_id: &OpenId,
+    buyer: &Buyer,
     command: &Command,
     key: Option<&CommandKey>,
     now: DateTime<Utc>,
@@ -62,7 +69,7 @@ pub(crate) async fn place(
         {
             return Ok(done);
         }
-        match try_once(store, rules, open_id, command, key, now).await {
+        match try_once(store, rules, buyer, command, key, now).await {
             Ok(Some(value)) => return Ok(Once { value, replayed: false }),
             Ok(None) => {}
             // A twin may have taken the last piece for the very same command: then its reply is ours.
@@ -80,12 +87,12 @@ pub(crate) async fn place(
 async fn try_once(
     store: &Store,
     rules: &ShopRules,
-    open_id: &OpenId,
+    buyer: &Buyer,
     command: &Command,
     key: Option<&CommandKey>,
     now: DateTime<Utc>,
 ) -> Result<Option<serde_json::Value>, Failure> {
-    let member = shop::members::active_member(store, open_id).await?;
+    let member = shop::members::active_member(store, &buyer.open_id, buyer.code_if_unknown).await?;
     let ids: Vec<ProductId> = command.lines.iter().map(|l| l.product_id.clone()).collect();
     let products = store.products_by_id(&ids).await?;
     let order = decide(command, &products, &member, rules, OrderId::generate(now, rand::random()), now)?;

@@ -61,7 +61,7 @@ const PREPAY_LIFE: TimeDelta = TimeDelta::minutes(110);
 
 async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
     let id = OrderId::parse(&input.order_id).map_err(|_| Refusal::invalid("orderId", "orderId 格式不正确"))?;
-    let member = active_member(ctx.store(), &ctx.caller.acting_open_id(None)?).await?;
+    let member = active_member(ctx.store(), &ctx.caller.acting_open_id(None)?, Code::Unauthenticated).await?;
     let order = ctx.store().order(&id).await?.ok_or(Code::OrderNotFound)?;
     if order.user_id != member.id {
         return Err(Code::Forbidden.into());

@@ -34,7 +34,7 @@ pub(super) enum Side {
 
 /// Everything a client needs.
 pub(super) struct Place {
-    pub(super) shop: Shop,
+    pub(super) shop: Arc<Shop>,
     pub(super) yardstick: Yardstick,
     pub(super) function: Function,
     pub(super) port: u16,

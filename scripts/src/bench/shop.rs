@@ -44,7 +44,8 @@ pub(super) struct Wish<'a> {
 }
 
 impl Shop {
-    pub(super) async fn open(uri: &str, database: &str, direct_database: &str, max_concurrent: usize) -> Result<Self> {
+    /// Does no IO.
+    pub(super) fn new(uri: &str, database: &str, direct_database: &str, max_concurrent: usize) -> Result<Self> {
         let clock = Clock::system();
         // The function listens on every interface, so its tokens must not be known. The standard library's hash keys
         // are random, which will do for the minutes that they are used.
@@ -58,39 +59,37 @@ impl Shop {
         };
         let app = App::new(config, clock.clone())?;
         let direct = Store::new(store::StoreConfig::new(uri, direct_database));
-        let products = (0..PRODUCTS)
-            .map(|n| ProductId::parse(&format!("p-bench-{n:02}")))
-            .collect::<Result<Vec<_>, _>>()?;
+        let products =
+            (0..PRODUCTS).map(|n| ProductId::parse(&format!("p-bench-{n:02}"))).collect::<Result<Vec<_>, _>>()?;
         let mut buyers = Vec::new();
         for n in 0..BUYERS {
             let open_id = OpenId::parse(&format!("oBench-{n:021}"))?;
             let (token, _) = app.issue_user_token(&open_id, None, clock.now()).map_err(anyhow::Error::new)?;
             buyers.push(Buyer { user: UserId::parse(&format!("u-bench-{n:04}"))?, open_id, token });
         }
-        let shop = Self { app, clock, direct, products, buyers, session_secrets, orders: AtomicUsize::new(0) };
-        for store in [shop.app.store(), &shop.direct] {
-            shop.fill(store).await?;
-        }
-        Ok(shop)
+        Ok(Self { app, clock, direct, products, buyers, session_secrets, orders: AtomicUsize::new(0) })
     }
 
-    async fn fill(&self, store: &Store) -> Result<()> {
+    /// Opens both databases with the same products and buyers, and more stock than can be sold.
+    pub(super) async fn fill(&self) -> Result<()> {
         let now = self.clock.now();
-        store.init(InitOptions { demo: true, dry_run: false }, now).await?;
-        for id in &self.products {
-            let product = json!({
-                "_id": id.as_str(), "name": "五常大米 10kg", "description": "当季新米，真空包装。", "category": "粮油",
-                "images": ["https://img.example.com/rice.jpg"], "price": PRICE_FEN, "status": "onSale", "stock": STOCK,
-                "skus": [], "grantsCoin": false,
-            });
-            store.open_document("shopProducts", &product, now).await?;
-        }
-        for buyer in &self.buyers {
-            let member = json!({
-                "_id": buyer.user.as_str(), "openId": buyer.open_id.as_str(), "nickName": "买家", "points": 0, "level": 1,
-                "balance": 0, "carryFen": 0, "isVerified": false, "blocked": false,
-            });
-            store.open_document("member_user", &member, now).await?;
+        for store in [self.app.store(), &self.direct] {
+            store.init(InitOptions { demo: true, dry_run: false }, now).await?;
+            for id in &self.products {
+                let product = json!({
+                    "_id": id.as_str(), "name": "五常大米 10kg", "description": "当季新米，真空包装。",
+                    "category": "粮油", "images": ["https://img.example.com/rice.jpg"], "price": PRICE_FEN,
+                    "status": "onSale", "stock": STOCK, "skus": [], "grantsCoin": false,
+                });
+                store.open_document("shopProducts", &product, now).await?;
+            }
+            for buyer in &self.buyers {
+                let member = json!({
+                    "_id": buyer.user.as_str(), "openId": buyer.open_id.as_str(), "nickName": "买家", "points": 0,
+                    "level": 1, "balance": 0, "carryFen": 0, "isVerified": false, "blocked": false,
+                });
+                store.open_document("member_user", &member, now).await?;
+            }
         }
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! From nothing to the first answer, and what the process then occupies.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use domain::OrderId;
 use serde::Serialize;
 use serde_json::Value;
 use store::baseline::Sample;
-use domain::OrderId;
+use tokio::task::JoinSet;
 
 use super::http::Connection;
 use super::process::{Recipe, Running, resident_kib};
@@ -87,7 +89,7 @@ pub(super) struct Memory {
 }
 
 /// `None` where the kernel does not tell.
-pub(super) async fn memory(recipe: &Recipe, shop: &Shop) -> Result<Option<Memory>> {
+pub(super) async fn memory(recipe: &Recipe, shop: &Arc<Shop>) -> Result<Option<Memory>> {
     let (orders, clients) = (1000u32, 8u32);
     let mut process = recipe.spawn()?;
     let mut connections = vec![process.connect().await?];
@@ -98,14 +100,18 @@ pub(super) async fn memory(recipe: &Recipe, shop: &Shop) -> Result<Option<Memory
         connections.push(process.connect().await?);
     }
     let rounds = orders.div_ceil(clients);
-    let calls = connections.into_iter().map(|mut connection| async move {
-        for _ in 0..rounds {
-            order(shop, &mut connection, super::shop::PRODUCTS).await?;
-        }
-        anyhow::Ok(())
-    });
-    for ended in futures_util::future::join_all(calls).await {
-        ended?;
+    let mut calls = JoinSet::new();
+    for mut connection in connections {
+        let shop = Arc::clone(shop);
+        calls.spawn(async move {
+            for _ in 0..rounds {
+                order(&shop, &mut connection, super::shop::PRODUCTS).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = calls.join_next().await {
+        ended??;
     }
     tokio::time::sleep(IDLE).await;
     let Some((used_kib, used_anonymous_kib)) = resident(&process) else { return Ok(None) };

@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// No single amount, total or balance may exceed 100,000,000,000.00 yuan, which an `f64` of yuan still holds exactly.
 pub const MAX_FEN: i64 = 10_000_000_000_000;
 
+/// No member may hold more points.
+pub const POINTS_MAX: i64 = 1_000_000_000_000;
+
 /// Why a number is not an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AmountError {
@@ -116,7 +119,7 @@ quantity! {
 }
 quantity! {
     /// Whole points, never negative. Stored as Int64.
-    Points, 1_000_000_000_000
+    Points, POINTS_MAX
 }
 
 impl Fen {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,7 +48,9 @@ pub struct Function {
     callers: &'static [Accept],
     needs: &'static [Need],
     timeout: Duration,
-    schema: fn() -> Value,
+    make_schema: fn() -> Value,
+    /// Made on first use: a cold start should not wait for it.
+    schema: Arc<OnceLock<Value>>,
     handler: Handler,
 }
 
@@ -159,8 +161,9 @@ impl Function {
         Self::with(name, Handler::Raw(Arc::new(start)), || Value::Bool(true))
     }
 
-    fn with(name: &'static str, handler: Handler, schema: fn() -> Value) -> Self {
-        Self { name, summary: "", callers: &[], needs: &[], timeout: Duration::from_secs(15), schema, handler }
+    fn with(name: &'static str, handler: Handler, make_schema: fn() -> Value) -> Self {
+        let (timeout, schema) = (Duration::from_secs(15), Arc::default());
+        Self { name, summary: "", callers: &[], needs: &[], timeout, make_schema, schema, handler }
     }
 
     /// Who may call it.
@@ -219,7 +222,11 @@ impl Function {
 
     /// The JSON Schema of the input; `true` (anything) for a raw function.
     pub fn input_schema(&self) -> Value {
-        (self.schema)()
+        self.schema().clone()
+    }
+
+    pub(crate) fn schema(&self) -> &Value {
+        self.schema.get_or_init(self.make_schema)
     }
 
     /// Whether it answers without the envelope.

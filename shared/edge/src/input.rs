@@ -48,6 +48,47 @@ fn is_out_of_range(error: &serde_json::Error) -> bool {
     error.to_string().starts_with("number out of range")
 }
 
+/// Refuses an array where the schema wants an object: the parser would take its elements for the fields in order.
+pub(crate) fn no_array_for_object(schema: &Value, fields: &Map<String, Value>) -> Result<(), Refusal> {
+    let properties = schema.get("properties");
+    for (name, value) in fields {
+        let Some(schema_of_field) = properties.and_then(|p| p.get(name)) else { continue };
+        if let Some(field) = array_for_object(schema, schema_of_field, value, name) {
+            return Err(Refusal::invalid(&field, format!("字段 {field} 类型不正确")));
+        }
+    }
+    Ok(())
+}
+
+fn array_for_object(root: &Value, schema: &Value, value: &Value, path: &str) -> Option<String> {
+    let options = alternatives(root, schema);
+    match value {
+        Value::Array(items) => {
+            let lists: Vec<&Value> = options.iter().filter_map(|s| s.get("items")).collect();
+            if lists.is_empty() && options.iter().any(|s| s.get("properties").is_some()) {
+                return Some(path.to_owned());
+            }
+            items.iter().enumerate().find_map(|(i, item)| {
+                lists.iter().find_map(|s| array_for_object(root, s, item, &format!("{path}[{i}]")))
+            })
+        }
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| {
+            let inner = options.iter().find_map(|s| s.get("properties")?.get(name))?;
+            array_for_object(root, inner, value, &format!("{path}.{name}"))
+        }),
+        _ => None,
+    }
+}
+
+/// A schema with its references followed and its `anyOf`s taken apart.
+fn alternatives<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s Value> {
+    let referred = schema.get("$ref").and_then(Value::as_str).and_then(|r| root.pointer(r.strip_prefix('#')?));
+    let any_of = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+    let mut found = vec![schema];
+    found.extend(referred.into_iter().chain(any_of).flat_map(|s| alternatives(root, s)));
+    found
+}
+
 /// The idempotency key of the input, if it has one.
 pub(crate) fn request_key(fields: &Map<String, Value>) -> Result<Option<RequestKey>, Refusal> {
     let id = match fields.get("requestId") {

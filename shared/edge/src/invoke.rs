@@ -127,6 +127,7 @@ async fn work(
             let text = input::text_of(&body);
             let fields = input::object(text, typed.probe)?;
             context.request = input::request_key(&fields)?;
+            input::no_array_for_object(function.schema(), &fields)?;
             let pending = (typed.start)(context, text).map_err(|error| input::explain(&error, &fields))?;
             Ok(Output::Reply(pending.await?))
         }

@@ -2,37 +2,57 @@
 //!
 //! | name | what must hold |
 //! |---|---|
-//! | `entry-balance` | every entry sums to zero per asset |
+//! | `entry-balance` | every entry sums to zero per asset, reverses an entry that is there, and moves known accounts in their own asset |
 //! | `account-value` | a field account = the sum of its postings, counting reservations and releases that are under way |
 //! | `account-negative` | no field account is below zero |
-//! | `statement` | every statement row has its entry, and every entry its statement rows |
+//! | `statement` | every statement row has its entry, and every entry its statement row |
 //! | `order-amounts` | an order's amounts and lines add up |
-//! | `order-effects` | a paid order has each effect once, an unpaid one none, a closed one has everything given back |
-//! | `payment` | a paid attempt belongs to an order paid by it; an exception is recorded |
-//! | `outbox` | nothing waits beyond its limit without being dead; a refund has its cause |
+//! | `order-effects` | the book holds for each order exactly the entries that its state calls for, to the posting |
+//! | `payment` | attempts fit their orders; money that fits no order is recorded, booked and given back |
+//! | `outbox` | nothing waits beyond its limit without being dead; a refund has its cause and its outcome |
+//!
+//! A document that cannot be read by the shop's own types is reported under its collection's invariant.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bson::{Bson, Document, doc};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{OrderId, OrderStatus};
 use futures_util::TryStreamExt;
-use mongodb::ClientSession;
-use mongodb::options::Hint;
+use mongodb::options::{CollectionOptions, Hint, ReadConcern};
+use mongodb::{ClientSession, Collection};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::book::Entry;
+use crate::book::{self, Entry, Posting};
 use crate::collections::{Definition, definitions};
 use crate::members::{PointsLog, StockRecord};
-use crate::orders::Order;
+use crate::orders::{Order, OrderItem};
 use crate::outbox::{OutboxItem, OutboxStatus};
-use crate::payments::{Payment, PaymentException, PaymentStatus};
+use crate::payments::{ExceptionStatus, Payment, PaymentException, PaymentStatus};
 use crate::products::Product;
 use crate::stock::reserve_key;
 use crate::{Error, Store};
 
 const BATCH: usize = 500;
+
+/// How long a delivery may be tried; the outbox gives up long before.
+const OUTBOX_LIMIT: TimeDelta = TimeDelta::days(14);
+
+/// The system accounts with the kind of asset that each holds.
+const SYSTEM_ACCOUNTS: [(&str, &str); 8] = [
+    (book::WECHAT, "fen"),
+    (book::SALES, "fen"),
+    (book::EXCEPTIONS, "fen"),
+    (book::ISSUED, "points"),
+    (book::REDEEMED, "points"),
+    (book::SPEND, "spend"),
+    (book::RESERVED, "stock"),
+    (book::SOLD, "stock"),
+];
+
+/// The reasons under which an order may have entries.
+const ORDER_REASONS: [&str; 5] = ["reserve", "reserve-reversal", "tender", "tender-reversal", "settle"];
 
 /// Something that must not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,108 +76,152 @@ struct Audit<'a> {
     store: &'a Store,
     session: ClientSession,
     now: DateTime<Utc>,
+    definitions: Vec<Definition>,
     report: AuditReport,
 }
 
-/// The keys of an order's entries.
+/// A page of documents in `_id` order.
+struct Batch<T> {
+    rows: Vec<T>,
+    /// Where the next page begins; none at the end.
+    next: Option<Bson>,
+}
+
+/// The key of one of an order's entries.
 fn key(order: &OrderId, reason: &str) -> String {
     format!("order:{order}:{reason}")
 }
 
 impl Store {
-    /// Checks every invariant. Reads one snapshot, so it may run beside live traffic.
+    /// Checks every invariant. Reads one snapshot, so it may run beside live traffic; the server keeps a snapshot for
+    /// `minSnapshotHistoryWindowInSeconds` (five minutes unless set), and a longer audit fails and says so.
     pub async fn audit(&self, now: DateTime<Utc>) -> Result<AuditReport, Error> {
         let session = self.db().await?.client().start_session().snapshot(true).await?;
-        let mut audit = Audit { store: self, session, now, report: AuditReport::default() };
+        let mut audit =
+            Audit { store: self, session, now, definitions: definitions()?, report: AuditReport::default() };
         audit.entries().await?;
         audit.accounts().await?;
         audit.statements().await?;
         audit.orders().await?;
         audit.payments().await?;
+        audit.exceptions().await?;
         audit.outbox().await?;
         Ok(audit.report)
     }
 }
 
 impl Audit<'_> {
-    fn violation(&mut self, invariant: &'static str, message: String, documents: Vec<String>) {
-        self.report.violations.push(Violation { invariant, message, documents });
+    fn violation(&mut self, invariant: &'static str, message: impl Into<String>, document: String) {
+        self.report.violations.push(Violation { invariant, message: message.into(), documents: vec![document] });
     }
 
-    /// Up to [`BATCH`] documents after `after`, in `_id` order.
-    async fn batch<T: DeserializeOwned + Send + Sync>(
+    /// A collection as the audit's one snapshot shows it. The client's own read concern would win over the session's.
+    async fn collection(&self, name: &str) -> Result<Collection<Document>, Error> {
+        let options = CollectionOptions::builder().read_concern(ReadConcern::snapshot()).build();
+        Ok(self.store.db().await?.collection_with_options(name, options))
+    }
+
+    /// Up to [`BATCH`] documents after `after`. One that cannot be read is a violation of `invariant`.
+    async fn batch<T: DeserializeOwned>(
         &mut self,
         name: &str,
-        after: Option<&Bson>,
-    ) -> Result<Vec<T>, Error> {
-        let filter = after.map_or_else(|| doc! {}, |id| doc! { "_id": { "$gt": id.clone() } });
-        let collection = self.store.collection::<T>(name).await?;
+        invariant: &'static str,
+        after: Option<Bson>,
+    ) -> Result<Batch<T>, Error> {
+        let filter = after.map_or_else(|| doc! {}, |id| doc! { "_id": { "$gt": id } });
+        let collection = self.collection(name).await?;
         let limit = i64::try_from(BATCH).unwrap_or(500);
         let find = collection.find(filter).hint(Hint::Keys(doc! { "_id": 1 })).sort(doc! { "_id": 1 }).limit(limit);
         let mut cursor = find.session(&mut self.session).await?;
-        let rows: Vec<T> = cursor.stream(&mut self.session).try_collect().await?;
+        let documents: Vec<Document> = cursor.stream(&mut self.session).try_collect().await?;
         let seen = self.report.checked.entry(name.to_owned()).or_default();
-        *seen = seen.saturating_add(u64::try_from(rows.len()).unwrap_or(0));
-        Ok(rows)
+        *seen = seen.saturating_add(u64::try_from(documents.len()).unwrap_or(0));
+        let next = documents.last().filter(|_| documents.len() == BATCH).and_then(|d| d.get("_id")).cloned();
+        let mut rows = Vec::with_capacity(documents.len());
+        for document in documents {
+            let id = format!("{name}/{}", document.get_str("_id").unwrap_or("?"));
+            match bson::deserialize_from_document(document) {
+                Ok(row) => rows.push(row),
+                Err(error) => self.violation(invariant, format!("the document cannot be read: {error}"), id),
+            }
+        }
+        Ok(Batch { rows, next })
     }
 
-    async fn by_ids<T: DeserializeOwned + Send + Sync>(
+    /// The readable documents whose `field` is one of `values`.
+    async fn matching<T: DeserializeOwned>(
         &mut self,
         name: &str,
         field: &str,
-        ids: Vec<String>,
+        values: Vec<String>,
     ) -> Result<Vec<T>, Error> {
-        let collection = self.store.collection::<T>(name).await?;
-        let mut cursor = collection.find(doc! { field: { "$in": ids } }).session(&mut self.session).await?;
-        Ok(cursor.stream(&mut self.session).try_collect().await?)
+        if values.is_empty() {
+            return Ok(Vec::new());
+        }
+        let collection = self.collection(name).await?;
+        let mut cursor = collection.find(doc! { field: { "$in": values } }).session(&mut self.session).await?;
+        let documents: Vec<Document> = cursor.stream(&mut self.session).try_collect().await?;
+        Ok(documents.into_iter().filter_map(|d| bson::deserialize_from_document(d).ok()).collect())
     }
 
-    async fn aggregate(&mut self, name: &str, pipeline: Vec<Document>) -> Result<Vec<Document>, Error> {
-        let collection = self.store.collection::<Document>(name).await?;
+    /// The `_id`s that a pipeline over a whole collection ends with.
+    async fn ids_of(&mut self, name: &str, mut pipeline: Vec<Document>) -> Result<Vec<String>, Error> {
+        pipeline.push(doc! { "$project": { "_id": 1i32 } });
+        let collection = self.collection(name).await?;
         let run = collection.aggregate(pipeline).hint(Hint::Keys(doc! { "_id": 1 })).allow_disk_use(true);
         let mut cursor = run.session(&mut self.session).await?;
-        Ok(cursor.stream(&mut self.session).try_collect().await?)
+        let rows: Vec<Document> = cursor.stream(&mut self.session).try_collect().await?;
+        Ok(rows.iter().map(|r| r.get_str("_id").unwrap_or_default().to_owned()).collect())
     }
 
     async fn entries(&mut self) -> Result<(), Error> {
         let mut after: Option<Bson> = None;
         loop {
-            let batch: Vec<Entry> = self.batch("ledger", after.as_ref()).await?;
-            for entry in &batch {
-                let mut sums: BTreeMap<&str, i128> = BTreeMap::new();
+            let batch: Batch<Entry> = self.batch("ledger", "entry-balance", after).await?;
+            let reversed = batch.rows.iter().filter_map(|e| e.reverses.clone()).collect();
+            let originals: Vec<Entry> = self.matching("ledger", "_id", reversed).await?;
+            let mut owners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            for entry in &batch.rows {
+                for message in entry_faults(entry, &originals) {
+                    self.violation("entry-balance", message, format!("ledger/{}", entry.id));
+                }
                 for posting in &entry.postings {
-                    let sum = sums.entry(&posting.asset).or_default();
-                    *sum = sum.saturating_add(i128::from(posting.amount));
-                }
-                for (asset, sum) in sums.into_iter().filter(|(_, sum)| *sum != 0) {
-                    self.violation(
-                        "entry-balance",
-                        format!("entry is off by {sum} {asset}"),
-                        vec![format!("ledger/{}", entry.id)],
-                    );
+                    if let Some((collection, id)) =
+                        posting.account.split_once('#').and_then(|(document, _)| document.split_once('/'))
+                    {
+                        owners.entry(collection.to_owned()).or_default().insert(id.to_owned());
+                    }
                 }
             }
-            let reversed: Vec<String> = batch.iter().filter_map(|e| e.reverses.clone()).collect();
-            if !reversed.is_empty() {
-                let originals: Vec<Entry> = self.by_ids("ledger", "_id", reversed.clone()).await?;
-                for id in reversed.iter().filter(|id| !originals.iter().any(|e| e.id == **id)) {
-                    self.violation(
-                        "entry-balance",
-                        "an entry reverses one that is not there".to_owned(),
-                        vec![format!("ledger/{id}")],
-                    );
+            let mut known: BTreeSet<(String, String)> = BTreeSet::new();
+            for (collection, ids) in owners {
+                let Some(position) = self.definitions.iter().position(|d| d.name == collection) else { continue };
+                let documents: Vec<Document> = self.matching(&collection, "_id", ids.into_iter().collect()).await?;
+                let definition = self.definitions.get(position);
+                for document in &documents {
+                    let id = document.get_str("_id").unwrap_or_default();
+                    let values = definition.map(|d| d.account_values(id, document)).unwrap_or_default();
+                    known.extend(values.into_iter().map(|v| (v.account, v.asset)));
                 }
             }
-            match batch.last() {
-                Some(last) if batch.len() == BATCH => after = Some(Bson::String(last.id.clone())),
-                _ => return Ok(()),
+            for entry in &batch.rows {
+                for posting in entry.postings.iter().filter(|p| !p.account.starts_with('@')) {
+                    if !known.contains(&(posting.account.clone(), posting.asset.clone())) {
+                        let message = format!("{} in {} is no account of any document", posting.account, posting.asset);
+                        self.violation("account-value", message, format!("ledger/{}", entry.id));
+                    }
+                }
+            }
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
             }
         }
     }
 
-    /// What the book says of each account of these documents.
+    /// What the book says of each of these accounts.
     async fn account_sums(&mut self, accounts: Vec<String>) -> Result<HashMap<String, i64>, Error> {
-        let collection = self.store.collection::<Document>("ledger").await?;
+        let collection = self.collection("ledger").await?;
         let pipeline = vec![
             doc! { "$match": { "postings.account": { "$in": &accounts } } },
             doc! { "$unwind": "$postings" },
@@ -168,51 +232,59 @@ impl Audit<'_> {
         let rows: Vec<Document> = cursor.stream(&mut self.session).try_collect().await?;
         Ok(rows
             .into_iter()
-            .map(|r| (r.get_str("_id").unwrap_or_default().to_owned(), crate::book::number(&r, "sum")))
+            .map(|r| (r.get_str("_id").unwrap_or_default().to_owned(), book::number(&r, "sum")))
             .collect())
     }
 
     async fn accounts(&mut self) -> Result<(), Error> {
-        for definition in definitions()?.into_iter().filter(|d| !d.accounts.is_empty()) {
+        let names: Vec<String> =
+            self.definitions.iter().filter(|d| !d.accounts.is_empty()).map(|d| d.name.clone()).collect();
+        for name in names {
             let mut after: Option<Bson> = None;
             loop {
-                let batch: Vec<Document> = self.batch(&definition.name, after.as_ref()).await?;
-                self.check_accounts(&definition, &batch).await?;
-                match batch.last().and_then(|d| d.get("_id")) {
-                    Some(last) if batch.len() == BATCH => after = Some(last.clone()),
-                    _ => break,
+                let batch: Batch<Document> = self.batch(&name, "account-value", after).await?;
+                self.check_accounts(&name, &batch.rows).await?;
+                match batch.next {
+                    Some(next) => after = Some(next),
+                    None => break,
                 }
             }
         }
         Ok(())
     }
 
-    async fn check_accounts(&mut self, definition: &Definition, batch: &[Document]) -> Result<(), Error> {
+    async fn check_accounts(&mut self, name: &str, batch: &[Document]) -> Result<(), Error> {
         let mut values = Vec::new();
         let mut corrections: HashMap<String, i64> = HashMap::new();
         for document in batch {
             let id = document.get_str("_id").unwrap_or_default();
-            values.extend(definition.account_values(id, document).into_iter().map(|v| (id.to_owned(), v)));
-            if definition.name == "shopProducts" {
-                let product: Product = bson::deserialize_from_document(document.clone())?;
-                self.stock_under_way(&product, &mut corrections).await?;
+            let definition = self.definitions.iter().find(|d| d.name == name);
+            let accounts = definition.map(|d| d.account_values(id, document)).unwrap_or_default();
+            values.extend(accounts.into_iter().map(|v| (id.to_owned(), v)));
+            if name == "shopProducts" {
+                match bson::deserialize_from_document::<Product>(document.clone()) {
+                    Ok(product) => self.stock_under_way(&product, &mut corrections).await?,
+                    Err(error) => {
+                        self.violation(
+                            "account-value",
+                            format!("the document cannot be read: {error}"),
+                            format!("{name}/{id}"),
+                        );
+                    }
+                }
             }
         }
         let sums = self.account_sums(values.iter().map(|(_, v)| v.account.clone()).collect()).await?;
         for (id, value) in values {
             let posted = sums.get(&value.account).copied().unwrap_or(0);
             let expected = posted.saturating_add(corrections.get(&value.account).copied().unwrap_or(0));
-            let document = format!("{}/{id}", definition.name);
+            let document = format!("{name}/{id}");
             if value.value < 0 {
-                self.violation(
-                    "account-negative",
-                    format!("{} is {}", value.account, value.value),
-                    vec![document.clone()],
-                );
+                self.violation("account-negative", format!("{} is {}", value.account, value.value), document.clone());
             }
             if value.value != expected {
                 let message = format!("{} is {}, the book says {expected}", value.account, value.value);
-                self.violation("account-value", message, vec![document]);
+                self.violation("account-value", message, document);
             }
         }
         Ok(())
@@ -225,13 +297,12 @@ impl Audit<'_> {
         corrections: &mut HashMap<String, i64>,
     ) -> Result<(), Error> {
         let mut correct = |sku: Option<&str>, amount: i64| {
-            let account = crate::book::Posting::stock(product.id.as_str(), sku, 0).account;
+            let account = Posting::stock(product.id.as_str(), sku, 0).account;
             let sum = corrections.entry(account).or_default();
             *sum = sum.saturating_add(amount);
         };
         let keys = product.stock_markers.iter().map(|m| reserve_key(&m.order_id)).collect();
-        let booked: Vec<Entry> =
-            if product.stock_markers.is_empty() { Vec::new() } else { self.by_ids("ledger", "_id", keys).await? };
+        let booked: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
         for marker in &product.stock_markers {
             let key = reserve_key(&marker.order_id);
             if !booked.iter().any(|e| e.id == key && !e.void) {
@@ -240,7 +311,7 @@ impl Audit<'_> {
                 }
             }
         }
-        let waiting: Vec<Order> = self.by_ids("orders", "stockRelease", vec![product.id.as_str().to_owned()]).await?;
+        let waiting: Vec<Order> = self.matching("orders", "stockRelease", vec![product.id.as_str().to_owned()]).await?;
         for order in waiting.iter().filter(|o| !product.last_released.contains(&o.id)) {
             for line in order.items.iter().filter(|l| l.product_id == product.id) {
                 correct(line.sku_id.as_ref().map(|s| s.as_str()), line.quantity.saturating_neg());
@@ -252,44 +323,72 @@ impl Audit<'_> {
     async fn statements(&mut self) -> Result<(), Error> {
         let mut after: Option<Bson> = None;
         loop {
-            let batch: Vec<PointsLog> = self.batch("member_points_log", after.as_ref()).await?;
+            let batch: Batch<PointsLog> = self.batch("member_points_log", "statement", after).await?;
             let entries: Vec<Entry> =
-                self.by_ids("ledger", "_id", batch.iter().map(|r| r.entry_id.clone()).collect()).await?;
-            for row in &batch {
-                let account = crate::book::member_account(&row.user_id, "points");
+                self.matching("ledger", "_id", batch.rows.iter().map(|r| r.entry_id.clone()).collect()).await?;
+            for row in &batch.rows {
+                let account = book::member_account(&row.user_id, "points");
                 let posted = entries.iter().find(|e| e.id == row.entry_id).map(|e| {
                     e.postings.iter().filter(|p| p.account == account).fold(0i64, |s, p| s.saturating_add(p.amount))
                 });
-                if posted != Some(row.change) {
-                    let message = format!("statement says {}, its entry {posted:?}", row.change);
-                    self.violation("statement", message, vec![format!("member_points_log/{}", row.id)]);
+                if posted != Some(row.change) || row.id != row.entry_id {
+                    let message = format!("the row says {}, its entry {posted:?}", row.change);
+                    self.violation("statement", message, format!("member_points_log/{}", row.id));
                 }
             }
-            match batch.last() {
-                Some(last) if batch.len() == BATCH => after = Some(Bson::String(last.id.clone())),
-                _ => break,
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => break,
             }
         }
         // The other way round: every entry on a member's points, openings aside, has its row.
+        let on_points = doc! { "postings": { "$elemMatch": {
+        "account": { "$regex": "^member_user/.*#points$" }, "amount": { "$ne": 0i64 } } } };
         let missing = self
-            .aggregate(
+            .ids_of(
                 "ledger",
                 vec![
-                    doc! { "$match": { "postings": { "$elemMatch": {
-                        "account": { "$regex": "^member_user/.*#points$" }, "amount": { "$ne": 0i64 } } },
-                        "_id": { "$not": { "$regex": "^opening:" } } } },
-                    doc! { "$lookup": { "from": "member_points_log", "localField": "_id", "foreignField": "entryId", "as": "rows" } },
+                    doc! { "$match": { "$and": [ on_points, { "_id": { "$not": { "$regex": "^opening:" } } } ] } },
+                    doc! { "$lookup": { "from": "member_points_log", "localField": "_id", "foreignField": "_id", "as": "rows" } },
                     doc! { "$match": { "rows": { "$size": 0i32 } } },
-                    doc! { "$project": { "_id": 1i32 } },
                 ],
             )
             .await?;
-        for row in missing {
-            let id = row.get_str("_id").unwrap_or_default().to_owned();
+        for id in missing {
+            self.violation("statement", "an entry on points has no statement row", format!("ledger/{id}"));
+        }
+        self.standings().await
+    }
+
+    /// Each row's standing must continue another's: over one member, the standings after minus those before, squared, leave
+    /// only the last minus the first. Holds in any order, so rows of one moment need none.
+    async fn standings(&mut self) -> Result<(), Error> {
+        let before = doc! { "$subtract": ["$points", "$change"] };
+        let collection = self.collection("member_points_log").await?;
+        let pipeline = vec![
+            doc! { "$group": {
+                "_id": "$userId",
+                "change": { "$sum": "$change" },
+                "squares": { "$sum": { "$subtract": [
+                    { "$multiply": [ { "$toDecimal": "$points" }, { "$toDecimal": "$points" } ] },
+                    { "$multiply": [ { "$toDecimal": before.clone() }, { "$toDecimal": before } ] },
+                ] } },
+            } },
+            doc! { "$lookup": { "from": "member_user", "localField": "_id", "foreignField": "_id", "as": "member" } },
+            doc! { "$set": { "points": { "$toDecimal": { "$first": "$member.points" } } } },
+            doc! { "$set": { "first": { "$subtract": ["$points", { "$toDecimal": "$change" }] } } },
+            doc! { "$match": { "$expr": { "$ne": [ "$squares", { "$subtract": [
+            { "$multiply": ["$points", "$points"] }, { "$multiply": ["$first", "$first"] } ] } ] } } },
+        ];
+        let run = collection.aggregate(pipeline).hint(Hint::Keys(doc! { "_id": 1 })).allow_disk_use(true);
+        let mut cursor = run.session(&mut self.session).await?;
+        let rows: Vec<Document> = cursor.stream(&mut self.session).try_collect().await?;
+        for row in rows {
+            let id = row.get_str("_id").unwrap_or_default();
             self.violation(
                 "statement",
-                "an entry on points has no statement row".to_owned(),
-                vec![format!("ledger/{id}")],
+                "the standings of the points statement do not continue each other",
+                format!("member_user/{id}"),
             );
         }
         Ok(())
@@ -298,86 +397,51 @@ impl Audit<'_> {
     async fn orders(&mut self) -> Result<(), Error> {
         let mut after: Option<Bson> = None;
         loop {
-            let batch: Vec<Order> = self.batch("orders", after.as_ref()).await?;
-            self.check_orders(&batch).await?;
-            match batch.last() {
-                Some(last) if batch.len() == BATCH => after = Some(Bson::String(last.id.as_str().to_owned())),
-                _ => break,
+            let batch: Batch<Order> = self.batch("orders", "order-amounts", after).await?;
+            self.check_orders(&batch.rows).await?;
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => break,
             }
         }
-        let orphans = self
-            .aggregate(
-                "ledger",
-                vec![
-                    doc! { "$match": { "_id": { "$regex": "^order:" }, "void": { "$ne": true } } },
-                    doc! { "$lookup": { "from": "orders", "localField": "orderId", "foreignField": "_id", "as": "orders" } },
-                    doc! { "$match": { "orders": { "$size": 0i32 } } },
-                    doc! { "$project": { "_id": 1i32 } },
-                ],
-            )
-            .await?;
-        for row in orphans {
-            let id = row.get_str("_id").unwrap_or_default().to_owned();
-            self.violation("order-effects", "an entry belongs to no order".to_owned(), vec![format!("ledger/{id}")]);
+        let no_order = |local: &str| {
+            vec![
+                doc! { "$lookup": { "from": "orders", "localField": local, "foreignField": "_id", "as": "orders" } },
+                doc! { "$match": { "orders": { "$size": 0i32 } } },
+            ]
+        };
+        let mut of_entries = vec![doc! { "$match": { "_id": { "$regex": "^order:" }, "void": { "$ne": true } } }];
+        of_entries.extend(no_order("orderId"));
+        let reasons = format!("^order:[0-9A-Z]+:({})$", ORDER_REASONS.join("|"));
+        let of_reasons = vec![doc! { "$match": { "_id": { "$regex": "^order:", "$not": { "$regex": reasons } } } }];
+        for (collection, pipeline, message) in [
+            ("ledger", of_entries, "an entry belongs to no order"),
+            ("ledger", of_reasons, "an entry of an order under a reason of no rule"),
+            ("records", no_order("orderId"), "a stock record belongs to no order"),
+        ] {
+            for id in self.ids_of(collection, pipeline).await? {
+                self.violation("order-effects", message, format!("{collection}/{id}"));
+            }
         }
         Ok(())
     }
 
     async fn check_orders(&mut self, batch: &[Order]) -> Result<(), Error> {
         let ids: Vec<String> = batch.iter().map(|o| o.id.as_str().to_owned()).collect();
-        let reasons = ["reserve", "reserve-reversal", "tender", "tender-reversal", "settle"];
-        let keys = batch.iter().flat_map(|o| reasons.iter().map(|r| key(&o.id, r))).collect();
-        let entries: Vec<Entry> = self.by_ids("ledger", "_id", keys).await?;
+        let keys = batch.iter().flat_map(|o| ORDER_REASONS.iter().map(|r| key(&o.id, r))).collect();
+        let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
         let entries: HashMap<&str, &Entry> = entries.iter().map(|e| (e.id.as_str(), e)).collect();
-        let payments: Vec<Payment> = self.by_ids("payments", "orderId", ids.clone()).await?;
-        let records: Vec<StockRecord> = self.by_ids("records", "orderId", ids).await?;
+        let payments: Vec<Payment> = self.matching("payments", "orderId", ids.clone()).await?;
+        let records: Vec<StockRecord> = self.matching("records", "orderId", ids).await?;
         for order in batch {
-            let here = vec![format!("orders/{}", order.id)];
+            let here = format!("orders/{}", order.id);
             for message in amounts_off(order) {
                 self.violation("order-amounts", message, here.clone());
             }
-            let has = |reason: &str| entries.get(key(&order.id, reason).as_str()).is_some_and(|e| !e.void);
-            let pieces = |entry: Option<&&Entry>, system: &str| {
-                entry.map_or(0, |e| {
-                    e.postings.iter().filter(|p| p.account == system).fold(0i64, |s, p| s.saturating_add(p.amount))
-                })
-            };
-            let wanted = order.items.iter().fold(0i64, |s, l| s.saturating_add(l.quantity));
-            let reserved = pieces(entries.get(reserve_key(&order.id).as_str()), crate::book::RESERVED);
-            let tendered = order.points_used.get() > 0 || order.balance_amount.get() > 0;
-            let paid_by: Vec<&Payment> =
-                payments.iter().filter(|p| p.order_id == order.id && p.status == PaymentStatus::Paid).collect();
-            let mut say = |what: &str| self.violation("order-effects", what.to_owned(), here.clone());
-            if !has("reserve") || reserved != wanted {
-                say("the reservation in the book is not what the lines say");
-            }
-            if has("tender") != tendered {
-                say("points or balance taken do not match the book");
-            }
-            let closed = order.status == OrderStatus::Closed;
-            if has("reserve-reversal") != closed || has("tender-reversal") != (closed && tendered) {
-                say("what was given back does not match the state");
-            }
-            if has("settle") != order.status.is_paid() {
-                say("settled in the book, but not paid, or the other way round");
-            }
-            if order.status.is_paid() && order.payment_amount.get() > 0 {
-                let fits = paid_by.len() == 1
-                    && paid_by
-                        .iter()
-                        .all(|p| p.transaction_id == order.transaction_id && p.amount == order.payment_amount);
-                if !fits {
-                    say("a paid order needs exactly one paid attempt with its amount and transaction");
-                }
-            } else if !paid_by.is_empty() {
-                say("a paid attempt without a paid order");
-            }
-            let out = records.iter().filter(|r| r.order_id == order.id).count();
-            if out != if order.status.is_paid() { order.items.len() } else { 0 } {
-                say("stock records do not match the state");
-            }
-            if !order.stock_release.is_empty() && !closed {
-                say("stock waits for release although the order is not closed");
+            let payments: Vec<&Payment> = payments.iter().filter(|p| p.order_id == order.id).collect();
+            let records: Vec<&StockRecord> = records.iter().filter(|r| r.order_id == order.id).collect();
+            for message in effects_off(order, &entries, &payments, &records) {
+                self.violation("order-effects", message, here.clone());
             }
         }
         Ok(())
@@ -386,27 +450,47 @@ impl Audit<'_> {
     async fn payments(&mut self) -> Result<(), Error> {
         let mut after: Option<Bson> = None;
         loop {
-            let batch: Vec<Payment> = self.batch("payments", after.as_ref()).await?;
-            let exceptions: Vec<PaymentException> = self
-                .by_ids("paymentExceptions", "outTradeNo", batch.iter().map(|p| p.out_trade_no.clone()).collect())
-                .await?;
-            for payment in &batch {
-                let here = vec![format!("payments/{}", payment.out_trade_no)];
-                let recorded = exceptions.iter().any(|e| e.out_trade_no == payment.out_trade_no);
-                if payment.status == PaymentStatus::Exception && !recorded {
-                    self.violation("payment", "an exception is not recorded".to_owned(), here.clone());
-                }
-                if payment.status.is_open() != payment.next_query_at.is_some() {
-                    self.violation(
-                        "payment",
-                        "an open attempt nobody will ask about, or a finished one still asked about".to_owned(),
-                        here,
-                    );
+            let batch: Batch<Payment> = self.batch("payments", "payment", after).await?;
+            let numbers = batch.rows.iter().map(|p| p.out_trade_no.clone()).collect();
+            let exceptions: Vec<PaymentException> = self.matching("paymentExceptions", "outTradeNo", numbers).await?;
+            let ids = batch.rows.iter().map(|p| p.order_id.as_str().to_owned()).collect();
+            let orders: Vec<Order> = self.matching("orders", "_id", ids).await?;
+            for payment in &batch.rows {
+                let order = orders.iter().find(|o| o.id == payment.order_id);
+                let exceptions: Vec<_> = exceptions.iter().filter(|e| e.out_trade_no == payment.out_trade_no).collect();
+                for message in payment_off(payment, order, &exceptions) {
+                    self.violation("payment", message, format!("payments/{}", payment.out_trade_no));
                 }
             }
-            match batch.last() {
-                Some(last) if batch.len() == BATCH => after = Some(Bson::String(last.out_trade_no.clone())),
-                _ => return Ok(()),
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn exceptions(&mut self) -> Result<(), Error> {
+        let mut after: Option<Bson> = None;
+        loop {
+            let batch: Batch<PaymentException> = self.batch("paymentExceptions", "payment", after).await?;
+            let refund = |e: &PaymentException| e.out_refund_no.clone().unwrap_or_default();
+            let keys = batch.rows.iter().flat_map(|e| [money_in(e), money_back(&refund(e))]).collect();
+            let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
+            let items: Vec<OutboxItem> = self
+                .matching("outbox", "_id", batch.rows.iter().map(|e| format!("refund:{}", refund(e))).collect())
+                .await?;
+            for exception in &batch.rows {
+                let number = refund(exception);
+                let entry = |id: &str| entries.iter().find(|e| e.id == id);
+                let item = items.iter().find(|i| i.id == format!("refund:{number}"));
+                for message in exception_off(exception, entry(&money_in(exception)), entry(&money_back(&number)), item)
+                {
+                    self.violation("payment", message, format!("paymentExceptions/{}", exception.id));
+                }
+            }
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
             }
         }
     }
@@ -414,27 +498,84 @@ impl Audit<'_> {
     async fn outbox(&mut self) -> Result<(), Error> {
         let mut after: Option<Bson> = None;
         loop {
-            let batch: Vec<OutboxItem> = self.batch("outbox", after.as_ref()).await?;
-            for item in &batch {
-                if item.status == OutboxStatus::Pending && self.now - item.created_at > TimeDelta::days(14) {
-                    self.violation(
-                        "outbox",
-                        "undelivered for two weeks and not dead".to_owned(),
-                        vec![format!("outbox/{}", item.id)],
-                    );
+            let batch: Batch<OutboxItem> = self.batch("outbox", "outbox", after).await?;
+            let numbers = batch.rows.iter().filter_map(|i| i.id.strip_prefix("refund:").map(str::to_owned)).collect();
+            let causes: Vec<PaymentException> = self.matching("paymentExceptions", "outRefundNo", numbers).await?;
+            for item in &batch.rows {
+                let age = self.now - item.created_at;
+                let mut say = |message: &str| self.violation("outbox", message, format!("outbox/{}", item.id));
+                if item.status == OutboxStatus::Pending && age > OUTBOX_LIMIT {
+                    say("undelivered for two weeks and not dead");
+                }
+                let cause = item
+                    .id
+                    .strip_prefix("refund:")
+                    .and_then(|n| causes.iter().find(|c| c.out_refund_no.as_deref() == Some(n)));
+                match cause {
+                    None => say("delivers a refund that nothing caused"),
+                    Some(cause)
+                        if item.status == OutboxStatus::Delivered && cause.status != ExceptionStatus::Refunded =>
+                    {
+                        say("delivered, but the money is not back");
+                    }
+                    Some(_) => {}
                 }
             }
-            match batch.last() {
-                Some(last) if batch.len() == BATCH => after = Some(Bson::String(last.id.clone())),
-                _ => return Ok(()),
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
             }
         }
     }
 }
 
+/// What is wrong with an entry by itself.
+fn entry_faults(entry: &Entry, originals: &[Entry]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut sums: BTreeMap<&str, i128> = BTreeMap::new();
+    for posting in &entry.postings {
+        let sum = sums.entry(&posting.asset).or_default();
+        *sum = sum.saturating_add(i128::from(posting.amount));
+        let kind = posting.asset.split(':').next().unwrap_or_default();
+        let known = posting.account == book::OPENING
+            || !posting.account.starts_with('@')
+            || SYSTEM_ACCOUNTS.contains(&(posting.account.as_str(), kind));
+        if !known {
+            faults.push(format!("{} does not hold {}", posting.account, posting.asset));
+        }
+    }
+    faults.extend(
+        sums.iter().filter(|(_, sum)| **sum != 0).map(|(asset, sum)| format!("the entry is off by {sum} {asset}")),
+    );
+    if let Some(id) = &entry.reverses {
+        match originals.iter().find(|o| o.id == *id) {
+            None => faults.push("the entry reverses one that is not there".to_owned()),
+            Some(original) if legs(&original.reversal("", entry.at)) != legs(entry) => {
+                faults.push("the entry is not the reverse of its original".to_owned());
+            }
+            Some(_) => {}
+        }
+    }
+    if entry.void && !entry.postings.is_empty() {
+        faults.push("a void entry moves something".to_owned());
+    }
+    faults
+}
+
+/// An entry's legs as a set that can be compared: one sum per account and asset.
+fn legs(entry: &Entry) -> BTreeMap<(&str, &str), i64> {
+    let mut legs: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for posting in &entry.postings {
+        let sum = legs.entry((&posting.account, &posting.asset)).or_default();
+        *sum = sum.saturating_add(posting.amount);
+    }
+    legs.retain(|_, amount| *amount != 0);
+    legs
+}
+
 /// What does not add up in an order by itself.
 fn amounts_off(order: &Order) -> Vec<String> {
-    let sum = |f: fn(&crate::orders::OrderItem) -> i64| order.items.iter().fold(0i64, |s, l| s.saturating_add(f(l)));
+    let sum = |f: fn(&OrderItem) -> i64| order.items.iter().fold(0i64, |s, l| s.saturating_add(f(l)));
     let mut off = Vec::new();
     let mut check = |what: &str, left: i64, right: i64| {
         if left != right {
@@ -450,6 +591,172 @@ fn amounts_off(order: &Order) -> Vec<String> {
     for line in &order.items {
         check("line amount", line.amount.get(), line.price.get().saturating_mul(line.quantity));
         check("line payable", line.payable.get(), line.amount.get().saturating_sub(line.points_discount.get()));
+    }
+    off
+}
+
+/// The entries that an order's state calls for; the carried remainder is left out, because it depends on what came before.
+fn expected_entries(order: &Order) -> BTreeMap<&'static str, Entry> {
+    let member = |field: &str| book::member_account(&order.user_id, field);
+    let entry = |reason: &str| Entry::new(key(&order.id, reason), order.created_at);
+    let (mut reserve, mut settle) = (
+        entry("reserve"),
+        entry("settle").transfer("fen", book::WECHAT, book::SALES, order.payment_amount.get()).transfer(
+            "points",
+            book::ISSUED,
+            &member("points"),
+            order.points_earned.get(),
+        ),
+    );
+    for line in &order.items {
+        let sku = line.sku_id.as_ref().map(|s| s.as_str());
+        let shelf = Posting::stock(line.product_id.as_str(), sku, line.quantity.saturating_neg());
+        let asset = shelf.asset.clone();
+        reserve.postings.extend([shelf, Posting::system(book::RESERVED, &asset, line.quantity)]);
+        settle = settle.transfer(&asset, book::RESERVED, book::SOLD, line.quantity);
+    }
+    let tender = entry("tender")
+        .transfer("points", &member("points"), book::REDEEMED, order.points_used.get())
+        .transfer("fen", &member("balance"), book::SALES, order.balance_amount.get());
+    let mut expected = BTreeMap::new();
+    if order.status == OrderStatus::Closed {
+        expected.insert("reserve-reversal", reserve.reversal("", order.created_at));
+        if !tender.postings.is_empty() {
+            expected.insert("tender-reversal", tender.reversal("", order.created_at));
+        }
+    }
+    if order.status.is_paid() {
+        expected.insert("settle", settle);
+    }
+    if !tender.postings.is_empty() {
+        expected.insert("tender", tender);
+    }
+    expected.insert("reserve", reserve);
+    expected
+}
+
+/// Where the book, the attempts and the stock records do not match an order's state.
+fn effects_off(
+    order: &Order,
+    entries: &HashMap<&str, &Entry>,
+    payments: &[&Payment],
+    records: &[&StockRecord],
+) -> Vec<String> {
+    let mut off = Vec::new();
+    let expected = expected_entries(order);
+    for reason in ORDER_REASONS {
+        let found = entries.get(key(&order.id, reason).as_str()).filter(|e| !e.void);
+        match (expected.get(reason), found) {
+            (None, None) => {}
+            (Some(_), None) => off.push(format!("the entry {reason} is missing")),
+            (None, Some(_)) => off.push(format!("the entry {reason} does not fit the state {}", order.status.as_str())),
+            (Some(expected), Some(found)) => {
+                let mut found_legs = legs(found);
+                found_legs.retain(|(_, asset), _| *asset != "spend");
+                if found_legs != legs(expected) {
+                    off.push(format!("the entry {reason} books something else than the order says"));
+                }
+            }
+        }
+    }
+    let paid_by: Vec<&&Payment> = payments.iter().filter(|p| p.status == PaymentStatus::Paid).collect();
+    let by_wechat = order.status.is_paid() && order.payment_amount.get() > 0;
+    let fits = |p: &&&Payment| {
+        p.transaction_id.is_some() && p.transaction_id == order.transaction_id && p.amount == order.payment_amount
+    };
+    if paid_by.len() != usize::from(by_wechat) || !paid_by.iter().all(fits) {
+        off.push(
+            "a paid order needs exactly one paid attempt with its amount and transaction, any other none".to_owned(),
+        );
+    }
+    if order.transaction_id.is_some() != by_wechat || order.paid_at.is_some() != order.status.is_paid() {
+        off.push("the payment's time or transaction does not fit the state".to_owned());
+    }
+    if payments.iter().any(|p| p.user_id != order.user_id || p.open_id != order.open_id) {
+        off.push("an attempt to pay it belongs to somebody else".to_owned());
+    }
+    if order.status == OrderStatus::Closed && payments.iter().any(|p| p.status.is_open()) {
+        off.push("an attempt to pay a closed order is open".to_owned());
+    }
+    let settle = key(&order.id, "settle");
+    let wanted = |line: &OrderItem| {
+        records.iter().any(|r| {
+            r.id == format!("{settle}:{}", line.line_id)
+                && r.entry_id == settle
+                && (&r.product_id, &r.sku_id, r.quantity) == (&line.product_id, &line.sku_id, line.quantity)
+        })
+    };
+    let lines = if order.status.is_paid() { order.items.as_slice() } else { &[] };
+    if records.len() != lines.len() || !lines.iter().all(wanted) {
+        off.push("the stock records do not match the lines".to_owned());
+    }
+    let products = order.products();
+    let waits = !order.stock_release.is_empty();
+    if waits && (order.status != OrderStatus::Closed || order.stock_release.iter().any(|p| !products.contains(p))) {
+        off.push("stock waits for release that the order does not hold".to_owned());
+    }
+    off
+}
+
+/// What does not fit in an attempt to pay.
+fn payment_off(payment: &Payment, order: Option<&Order>, exceptions: &[&PaymentException]) -> Vec<&'static str> {
+    let mut off = Vec::new();
+    match order {
+        None => off.push("the attempt belongs to no order"),
+        Some(order) => {
+            if payment.amount != order.payment_amount && payment.status != PaymentStatus::Closed {
+                off.push("the attempt asks for another amount than its order");
+            }
+            if payment.status == PaymentStatus::Paid && !order.status.is_paid() {
+                off.push("a paid attempt of an order that is not paid");
+            }
+        }
+    }
+    let recorded = exceptions.iter().any(|e| Some(&e.transaction_id) == payment.transaction_id.as_ref());
+    if (payment.status == PaymentStatus::Exception) != recorded {
+        off.push("the attempt and the recorded exceptions do not match");
+    }
+    if payment.status.is_open() != payment.next_query_at.is_some() {
+        off.push("an open attempt that nobody will ask about, or a finished one that is still asked about");
+    }
+    let paid = matches!(payment.status, PaymentStatus::Paid | PaymentStatus::Exception);
+    if payment.transaction_id.is_some() != paid {
+        off.push("a transaction without a payment, or the other way round");
+    }
+    off
+}
+
+fn money_in(exception: &PaymentException) -> String {
+    format!("payment:{}:exception", exception.transaction_id)
+}
+
+fn money_back(out_refund_no: &str) -> String {
+    format!("refund:{out_refund_no}:success")
+}
+
+/// What does not fit in money that fits no order.
+fn exception_off(
+    exception: &PaymentException,
+    money_in: Option<&Entry>,
+    money_back: Option<&Entry>,
+    item: Option<&OutboxItem>,
+) -> Vec<&'static str> {
+    let mut off = Vec::new();
+    let expected =
+        Entry::new("", exception.created_at).transfer("fen", book::WECHAT, book::EXCEPTIONS, exception.amount.get());
+    if money_in.map(legs) != Some(legs(&expected)) {
+        off.push("the money is not in the book as it came in");
+    }
+    if exception.id != format!("{}:{}", exception.out_trade_no, exception.transaction_id) {
+        off.push("the record is about another payment than its key says");
+    }
+    let back = money_back.is_some();
+    if back != (exception.status == ExceptionStatus::Refunded) {
+        off.push("the refund in the book does not match the record");
+    }
+    let to_deliver = exception.status == ExceptionStatus::Refunding;
+    if to_deliver && !item.is_some_and(|i| i.status != OutboxStatus::Delivered) {
+        off.push("a refund is owed that nobody will deliver");
     }
     off
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bson::{Bson, Document, doc};
 use chrono::{DateTime, Utc};
-use domain::{Code, OrderId, UserId};
+use domain::{Code, OrderId, Refusal, UserId};
 use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,9 @@ pub const RESERVED: &str = "@reserved";
 pub const SOLD: &str = "@sold";
 /// The other side of what stood there when the book was opened.
 pub const OPENING: &str = "@opening";
+
+/// No field account may hold more: what is beyond could not be read back.
+const FIELD_MAX: i64 = domain::money::POINTS_MAX;
 
 /// The unit of a posting: `fen`, `points`, `spend`, or `stock:{product}[/{sku}]`.
 pub type Asset = String;
@@ -182,9 +185,12 @@ impl Tx {
             let mut inc = Document::new();
             for (field, amount) in &moves {
                 inc.insert(*field, *amount);
-                if *amount < 0 {
-                    guard.insert(*field, doc! { "$gte": amount.saturating_neg() });
-                }
+                let bound = if *amount < 0 {
+                    doc! { "$gte": amount.saturating_neg() }
+                } else {
+                    doc! { "$lte": FIELD_MAX.saturating_sub(*amount) }
+                };
+                guard.insert(*field, bound);
             }
             let updated = self
                 .collection::<Document>(collection)
@@ -196,7 +202,11 @@ impl Tx {
                 let current: Option<Document> = self.find_by_id(collection, id).await?;
                 let current =
                     current.ok_or_else(|| Error::Invariant(format!("no document {collection}/{id} to post to")))?;
-                let short = moves.iter().find(|(field, amount)| number(&current, field).saturating_add(*amount) < 0);
+                let standing = |field: &str, amount: i64| number(&current, field).saturating_add(amount);
+                if let Some((field, _)) = moves.iter().find(|(field, amount)| standing(field, *amount) > FIELD_MAX) {
+                    return Err(Refusal::invalid(field, "数额超出上限").into());
+                }
+                let short = moves.iter().find(|(field, amount)| standing(field, *amount) < 0);
                 return Err(short.map_or_else(
                     || Error::Invariant(format!("cannot post to {collection}/{id}")),
                     |(f, _)| insufficient(f),

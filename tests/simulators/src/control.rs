@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 
 use crate::faults::{Fault, FaultMode, Target};
 use crate::notice::{Event, NoticeMode, NoticeResult};
-use crate::state::{Message, Order, RefundStatus, TradeState};
+use crate::state::{Message, Order, RefundStatus, Sms, TradeState};
 use crate::wxpay::{refund_plaintext, trade_number, transaction_view};
-use crate::{Error, Sim, keys, query_value};
+use crate::{Error, Sim, keys, query_value, sms};
 
 const BODY_MAX: usize = 256 * 1024;
 /// The newest orders or messages shown at once.
@@ -303,6 +303,12 @@ impl Sim {
             .collect()
     }
 
+    /// Accepted text messages, newest first; `phone` with or without its prefix.
+    pub fn sms(&self, phone: Option<&str>) -> Vec<Sms> {
+        let phone = phone.map(sms::without_prefix);
+        self.state().newest_sms().filter(|sms| phone.is_none_or(|phone| sms.phone == phone)).cloned().collect()
+    }
+
     /// Orders whose number begins with `prefix`, newest first.
     pub fn orders(&self, prefix: &str) -> Vec<Order> {
         self.state().newest_orders().filter(|order| order.out_trade_no.starts_with(prefix)).cloned().collect()
@@ -365,6 +371,10 @@ async fn answer(sim: &Sim, method: &Method, uri: &Uri, body: &[u8]) -> Result<Va
             let skip = messages.len().saturating_sub(LIST_MAX);
             Ok(json!({ "success": true, "messages": messages.into_iter().skip(skip).collect::<Vec<_>>() }))
         }
+        ("GET", "/sms") => {
+            let messages = sim.sms(query_value(uri, "phone").as_deref());
+            Ok(json!({ "success": true, "messages": messages.into_iter().take(LIST_MAX).collect::<Vec<_>>() }))
+        }
         ("GET", "/orders") => {
             let prefix = query_value(uri, "outTradeNo").or_else(|| query_value(uri, "orderId")).unwrap_or_default();
             let now = sim.now();
@@ -390,14 +400,14 @@ fn shown(order: &Order, now: chrono::DateTime<chrono::Utc>) -> Result<Value, Ref
 
 fn check(fault: &Fault) -> Result<(), Refused> {
     match (fault.target, fault.mode, &fault.errcode) {
-        (Target::Wechat, FaultMode::BadSignature, _) => {
-            Err(Refused::argument("the Open API signs nothing; badSignature is for wxpay"))
+        (Target::Wechat | Target::Sms, FaultMode::BadSignature, _) => {
+            Err(Refused::argument("only WeChat Pay signs its replies; badSignature is for wxpay"))
         }
         (Target::Wechat, FaultMode::Errcode, Some(Value::Number(_)))
-        | (Target::Wxpay, FaultMode::Errcode, Some(Value::String(_))) => Ok(()),
-        (_, FaultMode::Errcode, _) => {
-            Err(Refused::argument("errcode must be a number for wechat, a code such as \"SYSTEM_ERROR\" for wxpay"))
-        }
+        | (Target::Wxpay | Target::Sms, FaultMode::Errcode, Some(Value::String(_))) => Ok(()),
+        (_, FaultMode::Errcode, _) => Err(Refused::argument(
+            "errcode must be a number for wechat, a code such as \"SYSTEM_ERROR\" for wxpay, \"LimitExceeded.PhoneNumberDailyLimit\" for sms",
+        )),
         _ => Ok(()),
     }
 }

@@ -21,6 +21,8 @@ pub enum Target {
     Wxpay,
     /// The Open API, under `/wechat`.
     Wechat,
+    /// Text messages, under `/sms`.
+    Sms,
 }
 
 /// How a request fails.
@@ -32,13 +34,14 @@ pub enum FaultMode {
     /// HTTP 500 before anything happens.
     #[serde(rename = "500")]
     ServerError,
-    /// HTTP 429 `FREQUENCY_LIMITED` before anything happens; on the Open API `45011`.
+    /// HTTP 429 `FREQUENCY_LIMITED` before anything happens; on the Open API `45011`, for messages `RequestLimitExceeded`.
     #[serde(rename = "429")]
     TooMany,
     /// The request takes effect, its reply is signed with a key nobody knows (WeChat Pay only).
     #[serde(rename = "badSignature")]
     BadSignature,
-    /// The error in `errcode`: a number on the Open API, a code such as `SYSTEM_ERROR` on WeChat Pay. Nothing happens.
+    /// The error in `errcode`: a number on the Open API, a code such as `SYSTEM_ERROR` on WeChat Pay or
+    /// `LimitExceeded.PhoneNumberDailyLimit` for messages. Nothing happens.
     #[serde(rename = "errcode")]
     Errcode,
     /// The connection is cut before anything happens.

@@ -1,7 +1,7 @@
-//! Fixed credentials of the simulated WeChat side.
+//! Fixed credentials of the simulated upstreams.
 //!
-//! TEST ONLY. Every key here was generated with `openssl` for this project, is published with its source, and has never been
-//! known to WeChat Pay. A server that accepts money must never be configured with any of them.
+//! TEST ONLY. Every key here was generated with `openssl` or made up for this project, is published with its source, and has
+//! never been known to WeChat Pay or Tencent Cloud. A server that accepts money must never be configured with any of them.
 
 /// Appid of the simulated mini program.
 pub const APPID: &str = "wxlocal0000000001";
@@ -39,3 +39,14 @@ pub const WRONG_PRIVATE_KEY: &str = include_str!("keys/wrong_private.pem");
 pub const WRONG_PUBLIC_KEY: &str = include_str!("keys/wrong_public.pem");
 /// A serial nobody issued, for notices that claim an unknown key.
 pub const UNKNOWN_SERIAL: &str = "4A494E4C550000000000000000000000000000FF";
+
+/// Id of the key pair the simulated SMS service knows.
+pub const SMS_SECRET_ID: &str = "local-sms-id";
+/// The secret half of [`SMS_SECRET_ID`]: signs requests.
+pub const SMS_SECRET_KEY: &str = "local-sms-secret";
+/// The SMS application; real ones are ten digits.
+pub const SMS_APP_ID: &str = "local-sms-app";
+/// The approved signature.
+pub const SMS_SIGN: &str = "local-金鹿";
+/// The approved template of verification codes: `{1}` is the code, `{2}` the minutes it is valid.
+pub const SMS_TEMPLATE: &str = "local-sms-code";

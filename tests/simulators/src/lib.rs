@@ -1,8 +1,8 @@
-//! The WeChat side of the shop, simulated: WeChat Pay APIv3, the mini program's Open API, and the steering that makes a payer
-//! pay, a notice get lost or an upstream fail.
+//! The upstreams of the shop, simulated: WeChat Pay APIv3, the mini program's Open API, Tencent Cloud's text messages, and the
+//! steering that makes a payer pay, a notice get lost or an upstream fail.
 //!
 //! Owns: the upstream's ledger, its signatures, its strictness. Must not know: any other crate of this workspace. What it
-//! checks it checks with `ring` by itself, so that a mistake in the client under test has no twin here.
+//! checks it checks by itself, so that a mistake in the client under test has no twin here.
 
 mod control;
 mod crypto;
@@ -10,6 +10,7 @@ mod faults;
 pub mod keys;
 mod notice;
 mod openapi;
+mod sms;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use percent_encoding::percent_decode_str;
 pub use crate::control::{CompleteRefund, PaidReply, Pay, Payment, Refused, Subscribe};
 pub use crate::faults::{Fault, FaultMode, Target};
 pub use crate::notice::{NoticeMode, NoticeResult};
-pub use crate::state::{Message, Order, Prepay, Refund, RefundStatus};
+pub use crate::state::{Message, Order, Prepay, Refund, RefundStatus, Sms};
 
 /// What the simulators read the time from; the local cloud passes its movable clock.
 pub type Now = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
@@ -146,11 +147,12 @@ impl Sim {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Serves `/wxpay/…`, `/wechat/…` and `/control/…`; mount it at the root or nest it, for example under `/sim`.
+    /// Serves `/wxpay/…`, `/wechat/…`, `/sms` and `/control/…`; mount it at the root or nest it, for example under `/sim`.
     pub fn router(&self) -> Router {
         Router::new()
             .nest("/wxpay", wxpay::router(self.clone()))
             .nest("/wechat", openapi::router(self.clone()))
+            .merge(sms::router(self.clone()))
             .nest("/control", control::router(self.clone()))
     }
 

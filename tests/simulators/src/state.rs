@@ -1,4 +1,4 @@
-//! What the upstream remembers: orders with their prepays and refunds, tokens, messages, permissions.
+//! What the upstreams remember: orders with their prepays and refunds, tokens, messages of both kinds, permissions.
 //!
 //! Bounded, and kept in a journal when a state file is set: each change appends one JSON line with a single write, so that a
 //! killed process loses nothing it answered for; at start and when the journal has grown it is rewritten through a temporary
@@ -17,6 +17,7 @@ use crate::Error;
 
 const ORDERS_MAX: usize = 10_000;
 const MESSAGES_MAX: usize = 10_000;
+const SMS_MAX: usize = 10_000;
 const CODES_MAX: usize = 10_000;
 const QUOTAS_MAX: usize = 10_000;
 const TOKENS_MAX: usize = 20;
@@ -217,6 +218,24 @@ pub struct Message {
     pub sent_at: DateTime<Utc>,
 }
 
+/// A text message that was accepted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sms {
+    /// Number given to the sender.
+    pub serial_no: String,
+    /// The receiver: the eleven digits without a prefix.
+    pub phone: String,
+    /// The first template parameter.
+    pub code: String,
+    /// The template.
+    pub template_id: String,
+    /// All template parameters, as sent.
+    pub params: Vec<String>,
+    /// When.
+    pub sent_at: DateTime<Utc>,
+}
+
 /// Which call made an access token; the two kinds do not affect each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -241,6 +260,7 @@ pub(crate) struct Token {
 enum Line {
     Order(Order),
     Message(Message),
+    Sms(Sms),
     Tokens(Vec<Token>),
     Quota { open_id: String, template_id: String, left: u32 },
     Code(String),
@@ -256,6 +276,7 @@ pub(crate) struct State {
     next_sequence: u64,
     messages: VecDeque<Message>,
     next_message: u64,
+    sms: VecDeque<Sms>,
     tokens: Vec<Token>,
     quotas: HashMap<(String, String), u32>,
     codes: VecDeque<String>,
@@ -306,6 +327,12 @@ impl State {
                 self.messages.push_back(message);
                 if self.messages.len() > MESSAGES_MAX {
                     self.messages.pop_front();
+                }
+            }
+            Line::Sms(sms) => {
+                self.sms.push_back(sms);
+                if self.sms.len() > SMS_MAX {
+                    self.sms.pop_front();
                 }
             }
             Line::Tokens(tokens) => self.tokens = tokens,
@@ -363,6 +390,7 @@ impl State {
             .orders
             .len()
             .saturating_add(self.messages.len())
+            .saturating_add(self.sms.len())
             .saturating_add(self.quotas.len())
             .saturating_add(self.codes.len());
         let grown =
@@ -406,6 +434,9 @@ impl State {
         }
         for message in &self.messages {
             write(&Line::Message(message.clone()))?;
+        }
+        for sms in &self.sms {
+            write(&Line::Sms(sms.clone()))?;
         }
         for order in self.orders.values() {
             write(&Line::Order(order.clone()))?;
@@ -485,6 +516,15 @@ impl State {
 
     pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
         self.messages.iter()
+    }
+
+    pub(crate) fn put_sms(&mut self, sms: Sms) {
+        self.record(Line::Sms(sms));
+    }
+
+    /// Text messages, newest first.
+    pub(crate) fn newest_sms(&self) -> impl Iterator<Item = &Sms> {
+        self.sms.iter().rev()
     }
 
     /// Marks a login code as used; false if it already was.

@@ -1,5 +1,7 @@
 //! The simulators seen from outside: requests signed by hand, replies and notices verified with `ring`.
 
+mod sms;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,0 +1,249 @@
+//! `jinlu bench`
+//!
+//! Throughput of one machine says little by itself. So the function and a yardstick (the same statements, straight through the
+//! driver) take turns on the same database server, and the ratio of the two is the figure to watch.
+
+mod http;
+mod load;
+mod process;
+mod report;
+mod shop;
+mod start;
+mod stats;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use mongod::Mongod;
+use store::baseline::{Sample, Yardstick};
+
+use crate::cli::say;
+use crate::database::start_local;
+use crate::serve::Shutdown;
+use load::{Place, Round, Side, round};
+use process::Recipe;
+use report::{AuditLine, Cell, Report};
+use shop::Shop;
+
+/// 性能测试：submitOrder 的启动、内存与吞吐 · Measure how submitOrder starts, what it occupies and what it does
+///
+/// 启动 submit-order 的 release 程序和临时的 MongoDB，与驱动直接执行的相同语句轮流比较；结束时核对账目并删除测试数据。
+/// Starts the release binary of submit-order and a MongoDB of its own, and lets the function and the same statements,
+/// issued straight by the driver, take turns. In the end it audits the books and drops what it made. It builds nothing
+/// and calls nobody but the database. Exits 1 if the books are off.
+///
+/// Examples:
+///   cargo build --release -p submit-order -p jinlu && target/release/jinlu bench
+///   jinlu bench --clients 16 --seconds 10 --rounds 5 --scenario spread --starts 0
+///   jinlu bench --json > bench.json
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// 并发客户端数，逗号分隔 · Numbers of clients to measure with
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,16,64", value_parser = clap::value_parser!(u16).range(1..=512))]
+    clients: Vec<u16>,
+    /// 每轮秒数 · Seconds per round
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// 轮数，0 为不测吞吐 · Rounds of each measurement; 0 leaves throughput out
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=100))]
+    rounds: u32,
+    /// 启动次数，0 为不测启动和内存 · Starts of each kind; 0 leaves starting and memory out
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    starts: u32,
+    /// 场景，逗号分隔 · Where the orders go: over 16 products, or all to one
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "spread,hot")]
+    scenario: Vec<Scenario>,
+    /// 另测不经 HTTP 的进程内调用 · Also measure calls inside of this process, without HTTP
+    #[arg(long)]
+    in_process: bool,
+    /// submit-order 程序，默认与本程序同目录 · The function's binary, if it is not beside this one
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// 使用已有的副本集（新建的测试库用后删除）· Use this replica set; the two databases made there are dropped afterwards
+    #[arg(long, value_name = "URI", conflicts_with = "data_dir")]
+    uri: Option<String>,
+    /// 临时 MongoDB 的数据目录，决定所测的磁盘 · Folder for the MongoDB it starts, and so the disk that is measured; default a temporary one
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// 输出 JSON · Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Scenario {
+    /// Each order takes another one of 16 products.
+    Spread,
+    /// All orders take the same product.
+    Hot,
+}
+
+impl Scenario {
+    fn products(self) -> usize {
+        match self {
+            Self::Spread => shop::PRODUCTS,
+            Self::Hot => 1,
+        }
+    }
+}
+
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let binary = process::find(args.binary.as_deref())?;
+    let Some(report) = measure(&args, binary, &Shutdown::listen()?).await? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    if args.json {
+        say(serde_json::to_string_pretty(&report)?)?;
+    } else {
+        say(report.text()?)?;
+    }
+    Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A folder that goes away with its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("jinlu-bench-{}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// `None` when it was interrupted. Whatever was started is stopped, and the two databases are dropped, in any case.
+async fn measure(args: &Args, binary: PathBuf, shutdown: &Shutdown) -> Result<Option<Report>> {
+    // Dropped in the opposite order: the server has to stop before its folder goes.
+    let scratch = Scratch::new()?;
+    let server = match &args.uri {
+        Some(_) => None,
+        None => tokio::select! {
+            server = start(args.data_dir.as_deref().unwrap_or(&scratch.0)) => Some(server?),
+            () = shutdown.wait() => return Ok(None),
+        },
+    };
+    let uri = match (&args.uri, &server) {
+        (Some(uri), _) => uri.clone(),
+        (None, server) => server.as_ref().map(Mongod::uri).context("no database")?,
+    };
+    // Names of one length, since every statement carries them.
+    let name = |side: &str| format!("jinlu_bench_{}_{side}", std::process::id());
+    let clients_max = args.clients.iter().copied().max().unwrap_or(1);
+    // The platform's limit, unless more clients than that were asked for.
+    let max_concurrency = usize::from(clients_max).max(100);
+    let shop = Arc::new(Shop::new(&uri, &name("call"), &name("bare"), max_concurrency)?);
+    let recipe = Recipe {
+        binary,
+        uri,
+        database: name("call"),
+        session_secrets: shop.session_secrets.clone(),
+        max_concurrency,
+        log: scratch.0.join("submit-order.log"),
+    };
+    let measured = tokio::select! {
+        measured = figures(args, &recipe, &shop, server.as_ref()) => measured.map(Some),
+        () = shutdown.wait() => Ok(None),
+    };
+    let dropped = (shop.app.store().drop_database().await, shop.direct.drop_database().await);
+    if measured.is_err() {
+        eprintln!("{}", last_lines(&recipe.log));
+    }
+    let report = measured?;
+    dropped.0?;
+    dropped.1?;
+    if let Some(mut server) = server {
+        tokio::task::spawn_blocking(move || server.stop()).await??;
+    }
+    Ok(report)
+}
+
+async fn start(data_dir: &Path) -> Result<Mongod> {
+    fs::create_dir_all(data_dir).with_context(|| format!("cannot create {}", data_dir.display()))?;
+    start_local(data_dir).await
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let mut lines: Vec<&str> = text.lines().rev().take(3).collect();
+    lines.reverse();
+    lines.join("\n")
+}
+
+async fn figures(args: &Args, recipe: &Recipe, shop: &Arc<Shop>, server: Option<&Mongod>) -> Result<Report> {
+    let binary_bytes = fs::metadata(&recipe.binary)?.len();
+    shop.fill().await?;
+    let (start, memory) = match args.starts {
+        0 => (None, None),
+        times => {
+            eprintln!("  启动 · starting it 3 × {times} times");
+            let start = start::measure(recipe, shop, times).await?;
+            eprintln!("  内存 · memory");
+            (start, start::memory(recipe, shop).await?)
+        }
+    };
+
+    let mut process = recipe.spawn()?;
+    let mut connection = process.connect().await?;
+    let mut samples: Vec<Sample> = Vec::new();
+    for id in &shop.products {
+        while !samples.iter().any(|sample| sample.product == *id) {
+            samples.push(start::order(shop, &mut connection, shop::PRODUCTS).await?);
+        }
+    }
+    samples.sort_by(|a, b| a.product.cmp(&b.product));
+    let place = Arc::new(Place {
+        shop: Arc::clone(shop),
+        yardstick: Yardstick::copy(shop.app.store(), &shop.direct, &samples).await?,
+        function: submit_order()?,
+        port: process.port,
+        function_pid: process.pid(),
+        mongod_pid: server.and_then(Mongod::pid),
+    });
+    let mut cells = Vec::new();
+    for scenario in args.scenario.iter().filter(|_| args.rounds > 0) {
+        for clients in &args.clients {
+            eprintln!("  吞吐 · throughput: {scenario:?}, clients: {clients}");
+            cells.push(cell(args, &place, *scenario, usize::from(*clients)).await?);
+        }
+    }
+    process.stop().await?;
+
+    eprintln!("  核对 · audit");
+    let audit = shop.app.store().audit(shop.clock.now()).await?;
+    Ok(Report { binary_bytes, start, memory, cells, audit: AuditLine::of(&audit) })
+}
+
+/// All rounds of one scenario with so many clients.
+async fn cell(args: &Args, place: &Arc<Place>, scenario: Scenario, clients: usize) -> Result<Cell> {
+    let mut sides = vec![Side::Function, Side::Direct];
+    if args.in_process {
+        sides.push(Side::InProcess);
+    }
+    let mut rounds: Vec<(Side, Round)> = Vec::new();
+    for _ in 0..args.rounds {
+        for side in &sides {
+            rounds.push((*side, round(place, *side, clients, scenario.products(), args.seconds).await?));
+        }
+        // The other way round next time, so that a machine that slows down slows down both.
+        sides.reverse();
+    }
+    Ok(Cell::of(scenario, clients, &rounds))
+}
+
+fn submit_order() -> Result<edge::Function> {
+    gateway::functions().into_iter().find(|f| f.name() == "submitOrder").context("there is no submitOrder")
+}

@@ -1,0 +1,402 @@
+//! Verification codes by text message: Tencent Cloud SMS, `SendSms` of 2021-01-11.
+//!
+//! Its habits: HTTP 200 for nearly every failure, an error for the request as a whole or a status per number, and no key that
+//! makes a repetition harmless. So the status decides, nothing is ever sent twice from here, and an answer that did not come
+//! means that the person may hold a working code.
+//!
+//! Upstream texts are not kept, for they may repeat the number; of an answer only its code and request id get into errors.
+//!
+//! Source: cloud.tencent.com/document/api/382/55981, with its list of codes.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use domain::{Code, Failure, Refusal};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+
+use crate::tc3::{self, Call};
+use crate::transport::{self, TransportError, TransportKind};
+use crate::{Now, Secret};
+
+/// The service's own host.
+pub const DEFAULT_BASE_URL: &str = "https://sms.tencentcloudapi.com";
+
+const SERVICE: &str = "sms";
+const ACTION: &str = "SendSms";
+const VERSION: &str = "2021-01-11";
+
+/// A parameter of a code template holds at most six digits.
+const PARAMETER_DIGITS_MAX: usize = 6;
+
+/// What the service said, in words that are safe to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Its code, such as `LimitExceeded.PhoneNumberDailyLimit`.
+    pub code: String,
+    /// Its id of the request, for their support; `-` when nothing was sent.
+    pub request_id: String,
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, request {}", self.code, self.request_id)
+    }
+}
+
+/// A message was not accepted, or nobody knows whether it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SmsError {
+    /// Not a mainland mobile number, or one that does not exist. Final for this number.
+    #[error("not a number that can receive messages ({0})")]
+    InvalidNumber(Said),
+    /// The person behind the number has unsubscribed. Final for this number.
+    #[error("the number has unsubscribed ({0})")]
+    Unsubscribed(Said),
+    /// Too often for this number. Nothing was sent.
+    #[error("too many messages to this number ({said})")]
+    RateLimited {
+        /// When the limit that was met may let the next one pass.
+        retry_after: Duration,
+        /// Which limit it was.
+        said: Said,
+    },
+    /// Key, signature, template, package, quota or clock: somebody must act in the console. Nothing was sent.
+    #[error("the SMS service refuses this configuration ({0})")]
+    Config(Said),
+    /// The service has no room for the request. Nothing was sent.
+    #[error("the SMS service is busy ({0})")]
+    Busy(Said),
+    /// The service failed inside. Whether the message was sent is unknown.
+    #[error("the SMS service failed ({0})")]
+    Internal(Said),
+    /// Any other code. Nothing was sent.
+    #[error("refused by the SMS service ({0})")]
+    Rejected(Said),
+    /// An HTTP status other than 2xx.
+    #[error("the SMS service answered {0}")]
+    Http(StatusCode),
+    /// No whole answer. Unless there was no connection, whether the message was sent is unknown.
+    #[error("no answer from the SMS service")]
+    Transport(#[from] TransportError),
+    /// An answer that is not what the documentation promises. Whether the message was sent is unknown.
+    #[error("unexpected answer from the SMS service: {0}")]
+    Malformed(&'static str),
+    /// The arguments or the configuration can never work; nothing was sent.
+    #[error("{0}")]
+    Misuse(&'static str),
+    /// The HTTP client could not be built.
+    #[error("could not build the HTTP client")]
+    Build(#[source] domain::BoxError),
+}
+
+impl SmsError {
+    /// Whether a message may be asked for again later without anybody changing anything. That is the person's choice and never
+    /// the program's while [`SmsError::outcome_unknown`].
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::RateLimited { .. } | Self::Busy(_) | Self::Internal(_) | Self::Transport(_) => true,
+            Self::Http(status) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            _ => false,
+        }
+    }
+
+    /// Whether the message may have been sent although the call failed: its code must stay valid, and the throttle must count it.
+    pub fn outcome_unknown(&self) -> bool {
+        match self {
+            Self::Transport(error) => error.kind != TransportKind::Connect,
+            Self::Internal(_) | Self::Malformed(_) => true,
+            Self::Http(status) => status.is_server_error(),
+            _ => false,
+        }
+    }
+
+    /// What a refusal with this code means for us, whether it stands for the request or for the number.
+    fn from_said(said: Said, now: DateTime<Utc>) -> Self {
+        let limited = |retry_after, said| Self::RateLimited { retry_after, said };
+        match said.code.as_str() {
+            "InvalidParameterValue.IncorrectPhoneNumber" => Self::InvalidNumber(said),
+            "FailedOperation.PhoneNumberInBlacklist" => Self::Unsubscribed(said),
+            "LimitExceeded.PhoneNumberThirtySecondLimit" => limited(Duration::from_secs(30), said),
+            // A rule of the account's own making, so its length is not known.
+            "LimitExceeded.DeliveryFrequencyLimit" => limited(Duration::from_secs(60), said),
+            "LimitExceeded.PhoneNumberOneHourLimit" => limited(Duration::from_secs(3600), said),
+            "LimitExceeded.PhoneNumberDailyLimit" | "LimitExceeded.PhoneNumberSameContentDailyLimit" => {
+                limited(until_beijing_midnight(now), said)
+            }
+            // Listed among the internal ones, but it means that our clock is off by more than ten minutes.
+            "InternalError.RequestTimeException" => Self::Config(said),
+            "FailedOperation.ContainSensitiveWord"
+            | "FailedOperation.InsufficientBalanceInSmsPackage"
+            | "FailedOperation.MarketingSendTimeConstraint"
+            | "FailedOperation.SignatureIncorrectOrUnapproved"
+            | "FailedOperation.TemplateIncorrectOrUnapproved"
+            | "FailedOperation.TemplateParamSetNotMatchApprovedTemplate"
+            | "FailedOperation.TemplateUnapprovedOrNotExist" => Self::Config(said),
+            code => match code.split('.').next().unwrap_or_default() {
+                "RequestLimitExceeded" | "ResourceInsufficient" | "ResourceUnavailable" => Self::Busy(said),
+                "InternalError" => Self::Internal(said),
+                "AuthFailure"
+                | "InvalidAction"
+                | "InvalidParameter"
+                | "InvalidParameterValue"
+                | "InvalidRequest"
+                | "LimitExceeded"
+                | "MissingParameter"
+                | "NoSuchVersion"
+                | "UnauthorizedOperation"
+                | "UnknownParameter"
+                | "UnsupportedOperation"
+                | "UnsupportedProtocol"
+                | "UnsupportedRegion" => Self::Config(said),
+                _ => Self::Rejected(said),
+            },
+        }
+    }
+}
+
+/// What the person is told, where it is theirs to know; the rest is "the upstream failed" or "we are misconfigured".
+impl From<SmsError> for Failure {
+    fn from(error: SmsError) -> Self {
+        match error {
+            SmsError::InvalidNumber(_) => Refusal::invalid("phone", "手机号码不正确").into(),
+            SmsError::Unsubscribed(_) => Refusal::invalid("phone", "该号码已退订短信，请更换号码").into(),
+            SmsError::RateLimited { retry_after, .. } => {
+                Refusal::new(Code::RateLimited).detail("retryAfterSeconds", retry_after.as_secs()).into()
+            }
+            SmsError::Config(_) | SmsError::Misuse(_) | SmsError::Build(_) => Self::Internal(Box::new(error)),
+            SmsError::Busy(_)
+            | SmsError::Internal(_)
+            | SmsError::Rejected(_)
+            | SmsError::Http(_)
+            | SmsError::Transport(_)
+            | SmsError::Malformed(_) => Self::Upstream(Box::new(error)),
+        }
+    }
+}
+
+/// Everything a [`TencentSms`] needs.
+#[derive(Clone)]
+pub struct Config {
+    /// Usually [`DEFAULT_BASE_URL`]. A path is allowed, for a local simulator; the signature covers `/` all the same.
+    pub base_url: String,
+    /// The API key's id.
+    pub secret_id: String,
+    /// The API key.
+    pub secret_key: Secret,
+    /// Where the account's signatures and templates live, such as `ap-guangzhou`.
+    pub region: String,
+    /// The SMS application's number.
+    pub sdk_app_id: String,
+    /// The approved signature's text, without its brackets.
+    pub sign_name: String,
+    /// The approved template of verification codes: `{1}` is the code, `{2}` the minutes it is valid.
+    pub template_id: String,
+    /// The longest one call may take, connecting included.
+    pub timeout: Duration,
+    /// The clock; more than five minutes off and the service refuses everything.
+    pub now: Now,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("region", &self.region)
+            .field("sdk_app_id", &self.sdk_app_id)
+            .field("template_id", &self.template_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A message the service has accepted. Whether it arrives is told by no one here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendReceipt {
+    /// The service's number for the message, which delivery reports repeat.
+    pub serial_no: String,
+    /// The service's id of the request, for their support.
+    pub request_id: String,
+    /// How many messages are charged.
+    pub fee: u64,
+}
+
+/// One SMS application with one template for codes. Make one per process and share it.
+pub struct TencentSms {
+    http: reqwest::Client,
+    url: Url,
+    /// The `Host` header, which is signed.
+    host: String,
+    config: Config,
+}
+
+impl fmt::Debug for TencentSms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TencentSms").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SendSms<'a> {
+    phone_number_set: [&'a str; 1],
+    sms_sdk_app_id: &'a str,
+    sign_name: &'a str,
+    template_id: &'a str,
+    template_param_set: [&'a str; 2],
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(rename = "Response")]
+    response: Answer,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    error: Option<Status>,
+    send_status_set: Option<Vec<Status>>,
+    request_id: Option<String>,
+}
+
+/// The status of one number, or the error of the whole request.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Status {
+    code: String,
+    serial_no: Option<String>,
+    fee: Option<u64>,
+}
+
+impl TencentSms {
+    /// Check the configuration; nothing is sent.
+    pub fn new(config: Config) -> Result<Self, SmsError> {
+        let url = Url::parse(&config.base_url).map_err(|_| SmsError::Misuse("the SMS base URL is not a URL"))?;
+        let anonymous = url.username().is_empty() && url.password().is_none();
+        let plain = url.query().is_none() && url.fragment().is_none() && anonymous;
+        let host = match (url.host_str(), url.port()) {
+            (Some(host), None) => host.to_owned(),
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (None, _) => return Err(SmsError::Misuse("the SMS base URL has no host")),
+        };
+        if !matches!(url.scheme(), "http" | "https") || !plain {
+            return Err(SmsError::Misuse("the SMS base URL must be http(s) without query, fragment or user"));
+        }
+        // Both become parts of headers; the id stands before a slash, in a list.
+        let header_text = |text: &str| {
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b','))
+        };
+        if !header_text(&config.secret_id) || !header_text(&config.region) {
+            return Err(SmsError::Misuse("the SMS secret id and region must be visible ASCII"));
+        }
+        let named = [config.secret_key.expose(), &config.sdk_app_id, &config.sign_name, &config.template_id];
+        if named.iter().any(|text| text.trim().is_empty()) {
+            return Err(SmsError::Misuse("the SMS secret key, application, signature and template must not be empty"));
+        }
+        let http = transport::client(config.timeout).map_err(|error| SmsError::Build(Box::new(error)))?;
+        Ok(Self { http, url, host, config })
+    }
+
+    /// Send a verification code, once. `phone` is a mainland mobile number: eleven digits, bare or after `+86`, `86` or `0086`;
+    /// `code` is up to six digits, and `minutes` how long it is valid, as the text says.
+    ///
+    /// There is no second attempt inside, and after [`SmsError::outcome_unknown`] there must be none outside either until the
+    /// person asks for one.
+    pub async fn send_code(&self, phone: &str, code: &str, minutes: u32) -> Result<SendReceipt, SmsError> {
+        let phone = e164(phone).ok_or_else(|| {
+            SmsError::InvalidNumber(Said {
+                code: "InvalidParameterValue.IncorrectPhoneNumber".to_owned(),
+                request_id: "-".to_owned(),
+            })
+        })?;
+        let minutes = minutes.to_string();
+        let parameter = |text: &str| {
+            (1..=PARAMETER_DIGITS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        if !parameter(code) || !parameter(&minutes) || minutes == "0" {
+            return Err(SmsError::Misuse("code and minutes must be one to six digits"));
+        }
+        let request = SendSms {
+            phone_number_set: [&phone],
+            sms_sdk_app_id: &self.config.sdk_app_id,
+            sign_name: &self.config.sign_name,
+            template_id: &self.config.template_id,
+            template_param_set: [code, &minutes],
+        };
+        let payload = serde_json::to_vec(&request).map_err(|_| SmsError::Misuse("the request is not JSON"))?;
+        let now = (self.config.now)();
+        let answer = self.exchange(payload, now).await?;
+
+        let request_id = clean(answer.request_id.as_deref().unwrap_or_default());
+        if let Some(error) = answer.error {
+            return Err(SmsError::from_said(Said { code: clean(&error.code), request_id }, now));
+        }
+        let mut statuses = answer.send_status_set.ok_or(SmsError::Malformed("neither error nor status"))?.into_iter();
+        let (Some(status), None) = (statuses.next(), statuses.next()) else {
+            return Err(SmsError::Malformed("not one status for one number"));
+        };
+        if status.code != "Ok" {
+            return Err(SmsError::from_said(Said { code: clean(&status.code), request_id }, now));
+        }
+        let serial_no = clean(status.serial_no.as_deref().unwrap_or_default());
+        Ok(SendReceipt { serial_no, request_id, fee: status.fee.unwrap_or_default() })
+    }
+
+    /// Sign the payload and send those very bytes.
+    async fn exchange(&self, payload: Vec<u8>, now: DateTime<Utc>) -> Result<Answer, SmsError> {
+        let call = Call { service: SERVICE, host: &self.host, action: ACTION, payload: &payload };
+        let authorization = tc3::authorization(&self.config.secret_id, &self.config.secret_key, &call, now);
+        let request = self
+            .http
+            .post(self.url.clone())
+            .header(HOST, &self.host)
+            .header(CONTENT_TYPE, tc3::CONTENT_TYPE)
+            .header(AUTHORIZATION, authorization)
+            .header("X-TC-Action", ACTION)
+            .header("X-TC-Version", VERSION)
+            .header("X-TC-Region", &self.config.region)
+            .header("X-TC-Timestamp", now.timestamp())
+            .body(payload);
+        let started = Instant::now();
+        let reply = transport::exchange(request).await;
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (status, body) = reply.inspect_err(|error| {
+            tracing::debug!(action = ACTION, kind = %error.kind, duration_ms, "the SMS service did not answer");
+        })?;
+        tracing::debug!(action = ACTION, status = status.as_u16(), duration_ms, "the SMS service answered");
+        if !status.is_success() {
+            return Err(SmsError::Http(status));
+        }
+        // The parser's message can quote values, so it is not kept.
+        let envelope: Envelope = serde_json::from_slice(&body).map_err(|_| SmsError::Malformed("not the envelope"))?;
+        Ok(envelope.response)
+    }
+}
+
+/// `+86` and the eleven digits of a mainland mobile number, however much of the prefix was there.
+///
+/// Numbers of other countries are refused: they need another template, cost many times as much, and are what message pumping
+/// lives on.
+fn e164(phone: &str) -> Option<String> {
+    let national = ["+86", "0086", "86"].iter().find_map(|prefix| phone.strip_prefix(prefix)).unwrap_or(phone);
+    let digits = national.len() == 11 && national.bytes().all(|byte| byte.is_ascii_digit());
+    let mobile = matches!(national.as_bytes(), [b'1', b'3'..=b'9', ..]);
+    (digits && mobile).then(|| format!("+86{national}"))
+}
+
+/// Limits "per day" end with Beijing's day, which has had no summer time since 1991.
+fn until_beijing_midnight(now: DateTime<Utc>) -> Duration {
+    const DAY: i64 = 86_400;
+    let passed = now.timestamp().saturating_add(8 * 3_600).rem_euclid(DAY);
+    Duration::from_secs(DAY.saturating_sub(passed).unsigned_abs())
+}
+
+/// An upstream id or code as it may be logged.
+fn clean(text: &str) -> String {
+    let known = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    let text: String = text.chars().filter(known).take(100).collect();
+    if text.is_empty() { "-".to_owned() } else { text }
+}

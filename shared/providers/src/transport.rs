@@ -1,0 +1,103 @@
+//! The HTTP client of this crate: carried roots, no proxies, no redirects, bounded answers, errors without URLs.
+//!
+//! Roots are carried because the function host may have no CA bundle; a proxy from the environment would see phone numbers;
+//! a redirect would send a signed request somewhere it was not signed for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use rustls::{ClientConfig, RootCertStore};
+
+/// The longest answer read. Real ones are a few hundred bytes.
+const ANSWER_MAX_BYTES: usize = 64 * 1024;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// No usable answer came back.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}")]
+pub struct TransportError {
+    /// What went wrong, as far as it can be told.
+    pub kind: TransportKind,
+    /// The HTTP library's error, its URL removed.
+    #[source]
+    source: Option<reqwest::Error>,
+}
+
+/// The ways an exchange can fail before there is an answer to judge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportKind {
+    /// No connection (name lookup, refused, TLS), so nothing was sent.
+    #[error("could not connect to the provider")]
+    Connect,
+    /// Connected, but no whole answer in time.
+    #[error("the provider did not answer in time")]
+    Timeout,
+    /// The connection broke, or what came back was not HTTP.
+    #[error("the connection to the provider broke")]
+    Broken,
+    /// The answer was longer than anything the API sends.
+    #[error("the provider's answer is too long")]
+    TooLong,
+}
+
+impl From<reqwest::Error> for TransportError {
+    fn from(error: reqwest::Error) -> Self {
+        // A connect that timed out is both, and only as a connect does it say that nothing was sent.
+        let kind = if error.is_connect() {
+            TransportKind::Connect
+        } else if error.is_timeout() {
+            TransportKind::Timeout
+        } else {
+            TransportKind::Broken
+        };
+        Self { kind, source: Some(error.without_url()) }
+    }
+}
+
+/// The client could not be built; only a broken build of the TLS library does that.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    #[error("TLS set-up failed")]
+    Tls(#[from] rustls::Error),
+    #[error("HTTP client set-up failed")]
+    Http(#[from] reqwest::Error),
+}
+
+/// A client whose requests take at most `timeout` each, connecting included.
+pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, BuildError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+    // The provider is named here, so nothing depends on a process-wide default being installed first.
+    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        // An idle connection may have died while the instance was frozen, and what is lost on one must not be sent again.
+        .pool_max_idle_per_host(0)
+        .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+        .timeout(timeout)
+        .user_agent(concat!("jinlu/", env!("CARGO_PKG_VERSION")))
+        .build()?;
+    Ok(client)
+}
+
+/// Send, and read the whole answer. Nothing in it is parsed or trusted yet.
+pub(crate) async fn exchange(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>), TransportError> {
+    let mut response = request.send().await?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len().saturating_add(chunk.len()) > ANSWER_MAX_BYTES {
+            return Err(TransportError { kind: TransportKind::TooLong, source: None });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((response.status(), body))
+}
