@@ -11,6 +11,9 @@ pub(crate) struct Snapshot(BTreeSet<String>);
 
 pub(crate) async fn snapshot(world: &World) -> anyhow::Result<Snapshot> {
     let mut documents = BTreeSet::new();
+    // Reads show what a majority has; markers are pulled without waiting for one. This write waits for all before it.
+    let now = world.app.clock.now();
+    world.store.acquire_lease("snapshot", "test", chrono::TimeDelta::zero(), now).await?;
     let collections = [
         "ledger",
         "member_points_log",

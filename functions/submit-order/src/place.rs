@@ -92,9 +92,12 @@ async fn try_once(
     key: Option<&CommandKey>,
     now: DateTime<Utc>,
 ) -> Result<Option<serde_json::Value>, Failure> {
-    let member = shop::members::active_member(store, &buyer.open_id, buyer.code_if_unknown).await?;
     let ids: Vec<ProductId> = command.lines.iter().map(|l| l.product_id.clone()).collect();
-    let products = store.products_by_id(&ids).await?;
+    let (member, products) = tokio::join!(
+        shop::members::active_member(store, &buyer.open_id, buyer.code_if_unknown),
+        store.products_by_id(&ids)
+    );
+    let (member, products) = (member?, products?);
     let order = decide(command, &products, &member, rules, OrderId::generate(now, rand::random()), now)?;
     let wants = stock::wants(order.items.iter().map(|l| (l.product_id.clone(), l.sku_id.clone(), l.quantity)));
 

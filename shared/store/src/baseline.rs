@@ -131,6 +131,7 @@ impl Yardstick {
                 doc! { "_id": product, "stockMarkers.orderId": id.as_str() },
                 doc! { "$pull": { "stockMarkers": { "orderId": id.as_str() } } },
             )
+            .write_concern(WriteConcern::nodes(1))
             .await?;
         Ok(())
     }
