@@ -9,6 +9,7 @@ pub mod ids;
 pub mod money;
 pub mod order;
 pub mod points;
+pub mod prepaid;
 pub mod pricing;
 pub mod rules;
 pub mod text;

@@ -5,6 +5,7 @@
 pub mod close;
 pub mod deliver;
 pub mod members;
+pub mod prepaid;
 pub mod reconcile;
 pub mod refunds;
 pub mod settle;

@@ -30,13 +30,17 @@ pub const SPEND: &str = "@spend";
 pub const RESERVED: &str = "@reserved";
 /// Pieces of paid orders (stock).
 pub const SOLD: &str = "@sold";
+/// The other side of prepayments: what customers have put in (fen, pieces).
+pub const DEPOSITS: &str = "@deposits";
+/// Prepaid money and goods that were used outside of our orders, and goods that our orders used (fen, pieces).
+pub const PREPAID_USED: &str = "@prepaidUsed";
 /// The other side of what stood there when the book was opened.
 pub const OPENING: &str = "@opening";
 
 /// No field account may hold more: what is beyond could not be read back.
 const FIELD_MAX: i64 = domain::money::POINTS_MAX;
 
-/// The unit of a posting: `fen`, `points`, `spend`, or `stock:{product}[/{sku}]`.
+/// The unit of a posting: `fen`, `points`, `spend`, `stock:{product}[/{sku}]` or `pieces:{product}`.
 pub type Asset = String;
 
 /// One leg of an entry.
@@ -157,9 +161,10 @@ fn field_account(account: &str) -> Option<FieldAccount<'_>> {
 }
 
 /// The refusal when a guarded field holds less than is to be taken.
-fn insufficient(field: &str) -> Error {
+fn insufficient(collection: &str, field: &str) -> Error {
     match field {
         "points" => Code::PointsInsufficient.into(),
+        "balance" if collection == "prepaidRecords" => Code::PrepaidInsufficient.into(),
         "balance" => Code::BalanceInsufficient.into(),
         other => Error::Invariant(format!("field {other} would go below zero")),
     }
@@ -209,7 +214,7 @@ impl Tx {
                 let short = moves.iter().find(|(field, amount)| standing(field, *amount) < 0);
                 return Err(short.map_or_else(
                     || Error::Invariant(format!("cannot post to {collection}/{id}")),
-                    |(f, _)| insufficient(f),
+                    |(f, _)| insufficient(collection, f),
                 ));
             };
             for (field, _) in moves {

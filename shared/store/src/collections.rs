@@ -19,6 +19,7 @@ macro_rules! definitions {
 
 definitions![
     "accessTokens",
+    "customers",
     "ledger",
     "leases",
     "member_points_log",
@@ -28,9 +29,12 @@ definitions![
     "outbox",
     "paymentExceptions",
     "payments",
+    "prepaidDeductions",
+    "prepaidRecords",
     "records",
     "requests",
     "shopProducts",
+    "updatePrepaidProduct",
 ];
 
 /// One file of `collections/`.
@@ -54,7 +58,8 @@ pub struct Definition {
     pub demo: Vec<Document>,
 }
 
-/// A field account: `{field, asset}`, where `{id}` and `{sku}` in the asset stand for the document and the array element.
+/// A field account: `{field, asset}`, where `{id}` and `{sku}` in the asset stand for the document and the array element, and
+/// `{asset}` for the document's own `asset`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountField {
@@ -76,7 +81,8 @@ impl Definition {
     pub(crate) fn account_values(&self, id: &str, document: &Document) -> Vec<AccountValue> {
         let mut values = Vec::new();
         for account in &self.accounts {
-            let asset = account.asset.replace("{id}", id);
+            let own = document.get_str("asset").unwrap_or_default();
+            let asset = account.asset.replace("{id}", id).replace("{asset}", own);
             match account.field.split_once("[].") {
                 None => values.push(AccountValue {
                     account: format!("{}/{id}#{}", self.name, account.field),
