@@ -18,4 +18,5 @@ mod purchase;
 mod race;
 mod readme;
 mod settle;
+mod tender;
 mod tidy;

@@ -3,21 +3,25 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::pricing::{Line, Quote, check_claim, quote};
 use domain::{Code, Fen, OrderId, OrderStatus, OrderType, PaymentMethod, Points, Refusal, ShopRules};
+use shop::prepaid::Tender;
 use store::members::Member;
 use store::orders::{Order, OrderItem};
+use store::prepaid::PrepaidRecord;
 use store::products::Product;
 
 use crate::input::{Command, Wanted};
+use crate::prepaid::{self, Prepaid};
 
 /// Prices the command at the store's prices and shapes the order; refuses what cannot be bought.
 pub(crate) fn decide(
     command: &Command,
     products: &[Product],
     member: &Member,
+    records: &[PrepaidRecord],
     rules: &ShopRules,
     id: OrderId,
     now: DateTime<Utc>,
-) -> Result<Order, Refusal> {
+) -> Result<Decision, Refusal> {
     let offers = command
         .lines
         .iter()
@@ -30,9 +34,11 @@ pub(crate) fn decide(
     let lines: Vec<Line> =
         command.lines.iter().zip(&offers).map(|(w, o)| Line { price: o.price, quantity: w.quantity }).collect();
     let quote = quote(&lines, command.points, rules.point_value_fen)?;
+    let prepaid = prepaid::decide(command, &quote, member, records)?;
+    let left = quote.payable.checked_sub(prepaid.total()?).map_err(|_| too_large())?;
     let (balance, payment) = match command.method {
-        PaymentMethod::Wechat => (Fen::ZERO, quote.payable),
-        PaymentMethod::Balance => (quote.payable, Fen::ZERO),
+        PaymentMethod::Balance => (left, Fen::ZERO),
+        PaymentMethod::Wechat | PaymentMethod::Prestore | PaymentMethod::Prepaid => (Fen::ZERO, left),
     };
     check_claim("totalAmount", command.claimed_total, quote.total)?;
     check_claim("paymentAmount", command.claimed_payment, payment)?;
@@ -44,17 +50,20 @@ pub(crate) fn decide(
         return Err(Code::BalanceInsufficient.into());
     }
     let paid = payment.is_zero();
-    Ok(Order {
+    let order = Order {
         id,
         user_id: member.id.clone(),
         open_id: member.open_id.clone(),
         order_type: OrderType::Normal,
         status: if paid { OrderStatus::Paid } else { OrderStatus::PendingPayment },
-        items: items(command, &offers, &quote),
+        items: items(command, &offers, &quote, &prepaid),
         total_amount: quote.total,
         discount_amount: quote.points_discount,
         points_used: command.points,
         balance_amount: balance,
+        customer_id: prepaid.tender.as_ref().map(|t| t.customer.clone()),
+        prepaid_goods_amount: prepaid.goods_value()?,
+        prepaid_amount: prepaid.amount,
         payment_amount: payment,
         payment_method: command.method,
         address: command.address.clone(),
@@ -68,7 +77,18 @@ pub(crate) fn decide(
         points_earned: Points::ZERO,
         payment_attempts: 0,
         stock_release: Vec::new(),
-    })
+    };
+    Ok(Decision { order, tender: prepaid.tender })
+}
+
+/// An order, and the prepaid money and goods that it uses.
+pub(crate) struct Decision {
+    pub(crate) order: Order,
+    pub(crate) tender: Option<Tender>,
+}
+
+pub(crate) fn too_large() -> Refusal {
+    Refusal::invalid("items", "订单金额超出范围")
 }
 
 /// What the store sells under a wanted line.
@@ -94,10 +114,10 @@ impl<'a> Offer<'a> {
     }
 }
 
-fn items(command: &Command, offers: &[Offer<'_>], quote: &Quote) -> Vec<OrderItem> {
-    let lines = command.lines.iter().zip(offers).zip(&quote.lines).enumerate();
+fn items(command: &Command, offers: &[Offer<'_>], quote: &Quote, prepaid: &Prepaid) -> Vec<OrderItem> {
+    let lines = command.lines.iter().zip(offers).zip(&quote.lines).zip(&prepaid.lines).enumerate();
     lines
-        .map(|(i, ((wanted, offer), priced))| OrderItem {
+        .map(|(i, (((wanted, offer), priced), covered))| OrderItem {
             line_id: i.saturating_add(1).to_string(),
             product_id: wanted.product_id.clone(),
             sku_id: wanted.sku_id.clone(),
@@ -109,6 +129,8 @@ fn items(command: &Command, offers: &[Offer<'_>], quote: &Quote) -> Vec<OrderIte
             amount: priced.amount,
             points_discount: priced.points_discount,
             payable: priced.payable,
+            prepaid_quantity: covered.quantity,
+            prepaid_covered: covered.value,
             grants_coin: offer.product.grants_coin,
         })
         .collect()

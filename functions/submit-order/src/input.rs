@@ -28,7 +28,10 @@ pub struct Input {
     /// What the client believes is left to pay. Never used as a price; a difference is refused.
     #[schemars(with = "Option<f64>")]
     payment_amount: Option<Yuan>,
-    prepaid_amount: Option<serde_json::Value>,
+    /// Prepaid money to use, in yuan. With `prestore` as much as possible unless given; with `prepaid` none unless given.
+    #[schemars(with = "Option<f64>")]
+    prepaid_amount: Option<Yuan>,
+    /// Only these prepaid records may pay.
     prepaid_record_ids: Option<Vec<String>>,
     user_coupon_id: Option<String>,
     qualification_id: Option<String>,
@@ -50,6 +53,10 @@ struct ItemInput {
 enum Method {
     Wechat,
     Balance,
+    /// Prepaid money; the remainder is paid through WeChat.
+    Prestore,
+    /// Prepaid goods; the remainder is paid through WeChat.
+    Prepaid,
 }
 
 /// Besides its own names it takes those of `wx.chooseAddress`.
@@ -90,6 +97,8 @@ pub(crate) struct Command {
     pub(crate) address: Address,
     pub(crate) method: PaymentMethod,
     pub(crate) points: Points,
+    pub(crate) prepaid_amount: Option<Fen>,
+    pub(crate) prepaid_record_ids: Option<Vec<String>>,
     pub(crate) remark: String,
     pub(crate) claimed_total: Option<Fen>,
     pub(crate) claimed_payment: Option<Fen>,
@@ -111,8 +120,19 @@ impl Input {
         if self.qualification_id.is_some() {
             return Err(Refusal::new(Code::QualificationInvalid).detail("field", "qualificationId"));
         }
-        if self.prepaid_amount.is_some() || self.prepaid_record_ids.is_some() {
-            return Err(Refusal::invalid("prepaidAmount", "暂不支持预存支付"));
+        let by_prepaid = matches!(self.payment_method, Method::Prestore | Method::Prepaid);
+        let stray = |given: bool, field: &str| {
+            // Dropped silently, the buyer would pay more than they think.
+            let refusal = || Refusal::invalid(field, format!("{field} 只能用于 prestore 或 prepaid 支付方式"));
+            if given && !by_prepaid { Err(refusal()) } else { Ok(()) }
+        };
+        stray(self.prepaid_amount.is_some(), "prepaidAmount")?;
+        stray(self.prepaid_record_ids.is_some(), "prepaidRecordIds")?;
+        if self.prepaid_amount.is_some_and(|a| a.0.is_zero()) {
+            return Err(Refusal::invalid("prepaidAmount", "prepaidAmount 应大于 0"));
+        }
+        if self.prepaid_record_ids.as_ref().is_some_and(|ids| ids.is_empty() || ids.len() > 50) {
+            return Err(Refusal::invalid("prepaidRecordIds", "prepaidRecordIds 应有 1 到 50 个"));
         }
         let points = Points::new(self.points_used.unwrap_or(0))
             .map_err(|_| Refusal::invalid("pointsUsed", "pointsUsed 应为不小于 0 的整数"))?;
@@ -135,8 +155,12 @@ impl Input {
             method: match self.payment_method {
                 Method::Wechat => PaymentMethod::Wechat,
                 Method::Balance => PaymentMethod::Balance,
+                Method::Prestore => PaymentMethod::Prestore,
+                Method::Prepaid => PaymentMethod::Prepaid,
             },
             points,
+            prepaid_amount: self.prepaid_amount.map(|y| y.0),
+            prepaid_record_ids: self.prepaid_record_ids,
             remark: text::clean("remark", &self.remark.unwrap_or_default(), 200)?,
             claimed_total: self.total_amount.map(|y| y.0),
             claimed_payment: self.payment_amount.map(|y| y.0),

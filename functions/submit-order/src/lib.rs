@@ -5,6 +5,7 @@
 mod decide;
 mod input;
 mod place;
+mod prepaid;
 
 use domain::Failure;
 use edge::{Accept, Context, Function, Need, Reply};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::{Code, Failure, Fen, OpenId, OrderId, OrderStatus, ProductId, ShopRules, Yuan};
+use domain::{Code, Failure, OpenId, OrderId, OrderStatus, PaymentMethod, ProductId, ShopRules, Yuan};
 use serde::Serialize;
 use shop::settle::{book_effects, book_tender};
 use shop::views::{self, ItemView};
@@ -11,7 +11,7 @@ use store::orders::Order;
 use store::stock::{self, Reserve};
 use store::{CommandKey, Error, Once, Store, crashpoint};
 
-use crate::decide::decide;
+use crate::decide::{Decision, decide};
 use crate::input::Command;
 
 /// Whom the order is for.
@@ -43,7 +43,7 @@ fn output(order: &Order) -> Result<serde_json::Value, Failure> {
         status: order.status,
         total_amount: Yuan(order.total_amount),
         discount_amount: Yuan(order.discount_amount),
-        prepaid_amount: Yuan(Fen::ZERO),
+        prepaid_amount: Yuan(order.prepaid_total()?),
         balance_amount: Yuan(order.balance_amount),
         points_used: order.points_used.get(),
         payment_amount: Yuan(order.payment_amount),
@@ -98,7 +98,13 @@ async fn try_once(
         store.products_by_id(&ids)
     );
     let (member, products) = (member?, products?);
-    let order = decide(command, &products, &member, rules, OrderId::generate(now, rand::random()), now)?;
+    let by_prepaid = matches!(command.method, PaymentMethod::Prestore | PaymentMethod::Prepaid);
+    let records = match member.customer_id.as_ref().filter(|_| by_prepaid) {
+        Some(customer) => store.all_prepaid_records(customer).await?,
+        None => Vec::new(),
+    };
+    let id = OrderId::generate(now, rand::random());
+    let Decision { order, tender } = decide(command, &products, &member, &records, rules, id, now)?;
     let wants = stock::wants(order.items.iter().map(|l| (l.product_id.clone(), l.sku_id.clone(), l.quantity)));
 
     match store.reserve_stock(&order.id, key.map(CommandKey::id), &wants, now).await? {
@@ -111,10 +117,10 @@ async fn try_once(
     let reply = output(&order)?;
     let committed = store
         .transaction(|tx, _| {
-            let (order, wants, reply) = (&order, &wants, &reply);
+            let (order, wants, tender, reply) = (&order, &wants, tender.as_ref(), &reply);
             Box::pin(async move {
                 tx.post(&stock::reserve_entry(&order.id, wants, now)).await?;
-                book_tender(tx, order, now).await?;
+                book_tender(tx, order, tender, now).await?;
                 crashpoint("submit.inside").await;
                 let mut order = order.clone();
                 if order.status == OrderStatus::Paid {

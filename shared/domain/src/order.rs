@@ -75,6 +75,12 @@ pub enum PaymentMethod {
     Wechat,
     #[serde(rename = "balance")]
     Balance,
+    /// Prepaid money; the remainder is paid through WeChat.
+    #[serde(rename = "prestore")]
+    Prestore,
+    /// Prepaid goods, and prepaid money if asked for; the remainder is paid through WeChat.
+    #[serde(rename = "prepaid")]
+    Prepaid,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException,
 use store::{Error, Store, Tx, crashpoint, stock};
 use wechat::pay::Transaction;
 
+use crate::prepaid::{self, Tender};
 use crate::refunds::{self, RefundOrder};
 
 /// What became of a report about a payment.
@@ -256,14 +257,23 @@ pub fn tender_key(order: &OrderId) -> String {
     format!("order:{order}:tender")
 }
 
-/// Takes the points and the balance that an order uses, with the member's statement row. Nothing if it uses neither.
-pub async fn book_tender(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Result<(), Error> {
+/// Takes the points, the balance and the prepaid money and goods that an order uses, with their statement rows. Nothing if it
+/// uses none.
+pub async fn book_tender(
+    tx: &mut Tx,
+    order: &Order,
+    prepaid: Option<&Tender>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
     let member = |field: &str| book::member_account(&order.user_id, field);
-    let entry = Entry::new(tender_key(&order.id), now)
+    let mut entry = Entry::new(tender_key(&order.id), now)
         .user(&order.user_id)
         .order(&order.id)
         .transfer("points", &member("points"), book::REDEEMED, order.points_used.get())
         .transfer("fen", &member("balance"), book::SALES, order.balance_amount.get());
+    if let Some(prepaid) = prepaid {
+        entry.postings.extend(prepaid::tender(tx, prepaid, order.id.as_str(), &entry.id, now).await?);
+    }
     if entry.postings.is_empty() {
         return Ok(());
     }
@@ -277,6 +287,7 @@ pub async fn book_close(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Resul
         let Some(entry) = tx.entry(&reason).await? else { continue };
         let reversal = entry.reversal(format!("{reason}-reversal"), now);
         let after = tx.post(&reversal).await?;
+        tx.mark_deductions_restored(&reason, order.id.as_str(), now).await?;
         log_points(tx, order, &reversal, "return", "订单关闭退回", &after, now).await?;
     }
     Ok(())

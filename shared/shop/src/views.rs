@@ -28,7 +28,9 @@ pub struct ItemView {
     pub quantity: i64,
     pub amount: Yuan,
     pub discount: Yuan,
+    /// What this line still costs: after discounts and prepaid goods.
     pub payable: Yuan,
+    pub prepaid_quantity: i64,
 }
 
 impl From<&OrderItem> for ItemView {
@@ -44,7 +46,8 @@ impl From<&OrderItem> for ItemView {
             quantity: item.quantity,
             amount: Yuan(item.amount),
             discount: Yuan(item.points_discount),
-            payable: Yuan(item.payable),
+            payable: Yuan(item.payable.checked_sub(item.prepaid_covered).unwrap_or(domain::Fen::ZERO)),
+            prepaid_quantity: item.prepaid_quantity,
         }
     }
 }
@@ -92,7 +95,7 @@ impl From<&Order> for OrderView {
             items: order.items.iter().map(ItemView::from).collect(),
             total_amount: Yuan(order.total_amount),
             discount_amount: Yuan(order.discount_amount),
-            prepaid_amount: Yuan(domain::Fen::ZERO),
+            prepaid_amount: Yuan(order.prepaid_total().unwrap_or(order.prepaid_amount)),
             balance_amount: Yuan(order.balance_amount),
             points_used: order.points_used.get(),
             payment_amount: Yuan(order.payment_amount),

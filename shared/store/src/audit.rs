@@ -9,6 +9,8 @@
 //! | `order-amounts` | an order's amounts and lines add up |
 //! | `order-effects` | the book holds for each order exactly the entries that its state calls for, to the posting |
 //! | `payment` | attempts fit their orders; money that fits no order is recorded, booked and given back |
+//! | `prepaid` | each deduction's details add up and are what the book took; it was given back or not, as the book says |
+//! | `link` | one customer and one user at most belong to each other, and the customer's prepaid records know it |
 //! | `outbox` | nothing waits beyond its limit without being dead; a refund has its cause and its outcome |
 //!
 //! A document that cannot be read by the shop's own types is reported under its collection's invariant.
@@ -26,10 +28,12 @@ use serde::de::DeserializeOwned;
 
 use crate::book::{self, Entry, Posting};
 use crate::collections::{Definition, definitions};
-use crate::members::{PointsLog, StockRecord};
+use crate::customers::Customer;
+use crate::members::{Member, PointsLog, StockRecord};
 use crate::orders::{Order, OrderItem};
 use crate::outbox::{OutboxItem, OutboxStatus};
 use crate::payments::{ExceptionStatus, Payment, PaymentException, PaymentStatus};
+use crate::prepaid::{DeductionStatus, LinkStatus, PrepaidChange, PrepaidDeduction, PrepaidRecord, PrepaidType};
 use crate::products::Product;
 use crate::stock::reserve_key;
 use crate::{Error, Store};
@@ -40,7 +44,7 @@ const BATCH: usize = 500;
 const OUTBOX_LIMIT: TimeDelta = TimeDelta::days(14);
 
 /// The system accounts with the kind of asset that each holds.
-const SYSTEM_ACCOUNTS: [(&str, &str); 8] = [
+const SYSTEM_ACCOUNTS: [(&str, &str); 12] = [
     (book::WECHAT, "fen"),
     (book::SALES, "fen"),
     (book::EXCEPTIONS, "fen"),
@@ -49,6 +53,10 @@ const SYSTEM_ACCOUNTS: [(&str, &str); 8] = [
     (book::SPEND, "spend"),
     (book::RESERVED, "stock"),
     (book::SOLD, "stock"),
+    (book::DEPOSITS, "fen"),
+    (book::DEPOSITS, "pieces"),
+    (book::PREPAID_USED, "fen"),
+    (book::PREPAID_USED, "pieces"),
 ];
 
 /// The reasons under which an order may have entries.
@@ -105,6 +113,10 @@ impl Store {
         audit.orders().await?;
         audit.payments().await?;
         audit.exceptions().await?;
+        audit.deductions().await?;
+        audit.corrections().await?;
+        audit.customers().await?;
+        audit.members().await?;
         audit.outbox().await?;
         Ok(audit.report)
     }
@@ -432,7 +444,8 @@ impl Audit<'_> {
         let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
         let entries: HashMap<&str, &Entry> = entries.iter().map(|e| (e.id.as_str(), e)).collect();
         let payments: Vec<Payment> = self.matching("payments", "orderId", ids.clone()).await?;
-        let records: Vec<StockRecord> = self.matching("records", "orderId", ids).await?;
+        let records: Vec<StockRecord> = self.matching("records", "orderId", ids.clone()).await?;
+        let deductions: Vec<PrepaidDeduction> = self.matching("prepaidDeductions", "orderId", ids).await?;
         for order in batch {
             let here = format!("orders/{}", order.id);
             for message in amounts_off(order) {
@@ -440,11 +453,120 @@ impl Audit<'_> {
             }
             let payments: Vec<&Payment> = payments.iter().filter(|p| p.order_id == order.id).collect();
             let records: Vec<&StockRecord> = records.iter().filter(|r| r.order_id == order.id).collect();
-            for message in effects_off(order, &entries, &payments, &records) {
+            let deductions: Vec<&PrepaidDeduction> =
+                deductions.iter().filter(|d| d.order_id == order.id.as_str()).collect();
+            for message in effects_off(order, &entries, &payments, &records, &deductions) {
                 self.violation("order-effects", message, here.clone());
             }
         }
         Ok(())
+    }
+
+    async fn deductions(&mut self) -> Result<(), Error> {
+        let mut after: Option<Bson> = None;
+        loop {
+            let batch: Batch<PrepaidDeduction> = self.batch("prepaidDeductions", "prepaid", after).await?;
+            let keys = batch.rows.iter().flat_map(|d| [d.entry_id.clone(), given_back(d)]).collect();
+            let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
+            for row in &batch.rows {
+                let entry = |id: &str| entries.iter().find(|e| e.id == id);
+                for message in deduction_off(row, entry(&row.entry_id), entry(&given_back(row)).is_some()) {
+                    self.violation("prepaid", message, format!("prepaidDeductions/{}", row.id));
+                }
+            }
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        let rowless = vec![
+            doc! { "$match": { "_id": { "$regex": "^prepaid:.*:deduct$" } } },
+            doc! { "$lookup": { "from": "prepaidDeductions", "localField": "_id", "foreignField": "entryId", "as": "rows" } },
+            doc! { "$match": { "rows": { "$size": 0i32 } } },
+        ];
+        for id in self.ids_of("ledger", rowless).await? {
+            self.violation("prepaid", "an entry took prepaid without a row", format!("ledger/{id}"));
+        }
+        Ok(())
+    }
+
+    async fn corrections(&mut self) -> Result<(), Error> {
+        let mut after: Option<Bson> = None;
+        loop {
+            let batch: Batch<PrepaidChange> = self.batch("updatePrepaidProduct", "prepaid", after).await?;
+            let keys = batch.rows.iter().map(|c| c.entry_id.clone()).collect();
+            let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
+            for row in &batch.rows {
+                let account = PrepaidRecord::account(&row.record_id);
+                let posted = entries.iter().find(|e| e.id == row.entry_id).map(|e| posted_on(e, &account));
+                if posted != Some(row.change) || row.id != row.entry_id {
+                    let message = format!("the row says {}, its entry {posted:?}", row.change);
+                    self.violation("prepaid", message, format!("updatePrepaidProduct/{}", row.id));
+                }
+            }
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn customers(&mut self) -> Result<(), Error> {
+        let mut after: Option<Bson> = None;
+        loop {
+            let batch: Batch<Customer> = self.batch("customers", "link", after).await?;
+            let users =
+                batch.rows.iter().filter_map(|c| c.linked_user_id.as_ref().map(|u| u.as_str().to_owned())).collect();
+            let members: Vec<Member> = self.matching("member_user", "_id", users).await?;
+            let ids = batch.rows.iter().map(|c| c.id.as_str().to_owned()).collect();
+            let records: Vec<PrepaidRecord> = self.matching("prepaidRecords", "customerId", ids).await?;
+            for customer in &batch.rows {
+                let here = format!("customers/{}", customer.id);
+                let member = members.iter().find(|m| customer.linked_user_id.as_ref() == Some(&m.id));
+                if customer.linked_user_id.is_some()
+                    && member.is_none_or(|m| m.customer_id.as_ref() != Some(&customer.id))
+                {
+                    self.violation("link", "the linked user does not name this customer", here.clone());
+                }
+                let mut own = records.iter().filter(|r| r.customer_id == customer.id);
+                if own.any(|r| {
+                    r.linked_user_id != customer.linked_user_id
+                        || (r.link_status == LinkStatus::Linked) != r.linked_user_id.is_some()
+                }) {
+                    self.violation("link", "a prepaid record does not know the customer's link", here.clone());
+                }
+                if !customer.is_active() && (customer.merged_into.is_none() || customer.linked_user_id.is_some()) {
+                    self.violation("link", "a merged customer is still linked, or names no target", here);
+                }
+            }
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn members(&mut self) -> Result<(), Error> {
+        let mut after: Option<Bson> = None;
+        loop {
+            let batch: Batch<Member> = self.batch("member_user", "account-value", after).await?;
+            let ids = batch.rows.iter().filter_map(|m| m.customer_id.as_ref().map(|c| c.as_str().to_owned())).collect();
+            let customers: Vec<Customer> = self.matching("customers", "_id", ids).await?;
+            for member in batch.rows.iter().filter(|m| m.customer_id.is_some()) {
+                let customer = customers.iter().find(|c| Some(&c.id) == member.customer_id.as_ref());
+                if customer.is_none_or(|c| c.linked_user_id.as_ref() != Some(&member.id)) {
+                    self.violation(
+                        "link",
+                        "the customer does not name this user",
+                        format!("member_user/{}", member.id),
+                    );
+                }
+            }
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
     }
 
     async fn payments(&mut self) -> Result<(), Error> {
@@ -583,7 +705,9 @@ fn amounts_off(order: &Order) -> Vec<String> {
         }
     };
     let (total, discount) = (order.total_amount.get(), order.discount_amount.get());
-    let tenders = order.balance_amount.get().saturating_add(order.payment_amount.get());
+    let by_prepaid = order.prepaid_goods_amount.get().saturating_add(order.prepaid_amount.get());
+    let tenders = by_prepaid.saturating_add(order.balance_amount.get()).saturating_add(order.payment_amount.get());
+    check("prepaid goods = sum of lines", order.prepaid_goods_amount.get(), sum(|l| l.prepaid_covered.get()));
     check("total = discount + tenders", total, discount.saturating_add(tenders));
     check("total = sum of lines", total, sum(|l| l.amount.get()));
     check("discount = sum of lines", discount, sum(|l| l.points_discount.get()));
@@ -596,7 +720,7 @@ fn amounts_off(order: &Order) -> Vec<String> {
 }
 
 /// The entries that an order's state calls for; the carried remainder is left out, because it depends on what came before.
-fn expected_entries(order: &Order) -> BTreeMap<&'static str, Entry> {
+fn expected_entries(order: &Order, deductions: &[&PrepaidDeduction]) -> BTreeMap<&'static str, Entry> {
     let member = |field: &str| book::member_account(&order.user_id, field);
     let entry = |reason: &str| Entry::new(key(&order.id, reason), order.created_at);
     let (mut reserve, mut settle) = (
@@ -615,9 +739,16 @@ fn expected_entries(order: &Order) -> BTreeMap<&'static str, Entry> {
         reserve.postings.extend([shelf, Posting::system(book::RESERVED, &asset, line.quantity)]);
         settle = settle.transfer(&asset, book::RESERVED, book::SOLD, line.quantity);
     }
-    let tender = entry("tender")
+    let mut tender = entry("tender")
         .transfer("points", &member("points"), book::REDEEMED, order.points_used.get())
         .transfer("fen", &member("balance"), book::SALES, order.balance_amount.get());
+    for row in deductions {
+        let asset = row.prepaid_type.asset(row.product_id.as_ref());
+        let other = if row.prepaid_type == PrepaidType::Amount { book::SALES } else { book::PREPAID_USED };
+        for detail in &row.details {
+            tender = tender.transfer(&asset, &PrepaidRecord::account(&detail.record_id), other, detail.deducted);
+        }
+    }
     let mut expected = BTreeMap::new();
     if order.status == OrderStatus::Closed {
         expected.insert("reserve-reversal", reserve.reversal("", order.created_at));
@@ -641,9 +772,13 @@ fn effects_off(
     entries: &HashMap<&str, &Entry>,
     payments: &[&Payment],
     records: &[&StockRecord],
+    deductions: &[&PrepaidDeduction],
 ) -> Vec<String> {
     let mut off = Vec::new();
-    let expected = expected_entries(order);
+    if let Some(message) = tender_off(order, deductions) {
+        off.push(message.to_owned());
+    }
+    let expected = expected_entries(order, deductions);
     for reason in ORDER_REASONS {
         let found = entries.get(key(&order.id, reason).as_str()).filter(|e| !e.void);
         match (expected.get(reason), found) {
@@ -694,6 +829,71 @@ fn effects_off(
     let waits = !order.stock_release.is_empty();
     if waits && (order.status != OrderStatus::Closed || order.stock_release.iter().any(|p| !products.contains(p))) {
         off.push("stock waits for release that the order does not hold".to_owned());
+    }
+    off
+}
+
+/// Whether the prepaid rows of an order are what its amounts and lines say.
+fn tender_off(order: &Order, deductions: &[&PrepaidDeduction]) -> Option<&'static str> {
+    let restored = order.status == OrderStatus::Closed;
+    let fits = |d: &&PrepaidDeduction| {
+        d.entry_id == key(&order.id, "tender")
+            && Some(&d.customer_id) == order.customer_id.as_ref()
+            && (d.status == DeductionStatus::Restored) == restored
+    };
+    if !deductions.iter().all(fits) {
+        return Some("a prepaid deduction belongs to another entry, customer or state");
+    }
+    let mut taken: BTreeMap<Option<&str>, i64> = BTreeMap::new();
+    for row in deductions {
+        let sum = taken.entry(row.product_id.as_ref().map(|p| p.as_str())).or_default();
+        *sum = sum.saturating_add(row.deducted_amount);
+    }
+    let mut wanted: BTreeMap<Option<&str>, i64> = BTreeMap::new();
+    wanted.insert(None, order.prepaid_amount.get());
+    for line in &order.items {
+        let sum = wanted.entry(Some(line.product_id.as_str())).or_default();
+        *sum = sum.saturating_add(line.prepaid_quantity);
+    }
+    wanted.retain(|_, n| *n != 0);
+    (taken != wanted).then_some("the prepaid deductions are not what the order used")
+}
+
+/// What an entry posts on one account.
+fn posted_on(entry: &Entry, account: &str) -> i64 {
+    entry.postings.iter().filter(|p| p.account == account).fold(0i64, |sum, p| sum.saturating_add(p.amount))
+}
+
+/// The entry that gives a deduction back, if it was.
+fn given_back(row: &PrepaidDeduction) -> String {
+    if row.entry_id.starts_with("order:") {
+        format!("{}-reversal", row.entry_id)
+    } else {
+        format!("prepaid:{}:restore", row.id)
+    }
+}
+
+/// What does not add up in a deduction, and where it differs from the book.
+fn deduction_off(row: &PrepaidDeduction, entry: Option<&Entry>, given_back: bool) -> Vec<&'static str> {
+    let mut off = Vec::new();
+    let sum = row.details.iter().fold(0i64, |sum, d| sum.saturating_add(d.deducted));
+    if sum != row.deducted_amount || row.deducted_amount > row.total_amount {
+        off.push("the details do not add up to what was taken");
+    }
+    if row.details.iter().any(|d| d.before.saturating_sub(d.deducted) != d.after || d.deducted <= 0 || d.after < 0) {
+        off.push("a detail does not add up");
+    }
+    let taken = |e: &Entry| {
+        row.details.iter().all(|d| posted_on(e, &PrepaidRecord::account(&d.record_id)) == d.deducted.saturating_neg())
+    };
+    if !entry.is_some_and(taken) {
+        off.push("the book did not take what the row says");
+    }
+    if given_back != (row.status == DeductionStatus::Restored) || row.restored_at.is_some() != given_back {
+        off.push("given back in the book and not in the row, or the other way round");
+    }
+    if row.id != PrepaidDeduction::key(&row.order_id, row.prepaid_type, row.product_id.as_ref()) {
+        off.push("the row is about something else than its key says");
     }
     off
 }

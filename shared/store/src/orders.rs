@@ -2,7 +2,9 @@
 
 use bson::doc;
 use chrono::{DateTime, Utc};
-use domain::{Fen, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId, UserId};
+use domain::{
+    CustomerId, Fen, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId, UserId,
+};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -53,11 +55,17 @@ pub struct OrderItem {
     pub points_discount: Fen,
     /// amount − discounts
     pub payable: Fen,
+    /// Pieces that prepaid goods pay for.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub prepaid_quantity: i64,
+    /// What those pieces are worth, out of `payable`.
+    #[serde(default)]
+    pub prepaid_covered: Fen,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grants_coin: bool,
 }
 
-/// An order. Amounts in fen; `total = discount + balance + payment`.
+/// An order. Amounts in fen; `total = discount + prepaid goods + prepaid + balance + payment`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
@@ -75,6 +83,15 @@ pub struct Order {
     pub points_used: Points,
     /// Taken from the member's balance.
     pub balance_amount: Fen,
+    /// The customer whose prepaid money or goods it uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer_id: Option<CustomerId>,
+    /// What the pieces are worth that prepaid goods pay for.
+    #[serde(default)]
+    pub prepaid_goods_amount: Fen,
+    /// Taken from prepaid money.
+    #[serde(default)]
+    pub prepaid_amount: Fen,
     /// Left for WeChat Pay.
     pub payment_amount: Fen,
     pub payment_method: PaymentMethod,
@@ -107,6 +124,11 @@ impl Order {
     /// What a user spends on it: the base of earned points.
     pub fn net_spend(&self) -> Result<Fen, Error> {
         Ok(self.payment_amount.checked_add(self.balance_amount)?)
+    }
+
+    /// What prepaid money and goods pay together.
+    pub fn prepaid_total(&self) -> Result<Fen, Error> {
+        Ok(self.prepaid_amount.checked_add(self.prepaid_goods_amount)?)
     }
 
     /// The distinct products of its lines.
