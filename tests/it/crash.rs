@@ -86,13 +86,36 @@ async fn persist(client: &Client, name: &str, token: &str, event: Value) -> anyh
     anyhow::bail!("{name} did not recover")
 }
 
+/// Links the demo member to the demo customer, whose 100 yuan and five boxes of apples then pay, too.
+async fn link(uri: &str, database: &str) -> anyhow::Result<()> {
+    let store = Store::new(StoreConfig::new(uri, database));
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    let now = chrono::Utc::now();
+    let member = json!({ "_id": "u-lin", "openId": "o-lin", "points": 20, "level": 1, "balance": 0, "carryFen": 0, "customerId": "c-lin" });
+    let customer = json!({ "_id": "c-lin", "name": "林女士", "status": "active", "linkedUserId": "u-lin" });
+    store.open_document("member_user", &member, now).await?;
+    store.open_document("customers", &customer, now).await?;
+    for (id, balance) in [("pr-a", 6000), ("pr-b", 4000)] {
+        let record = json!({ "_id": id, "customerId": "c-lin", "type": "amount", "asset": "fen", "balance": balance, "linkedUserId": "u-lin", "linkStatus": "linked" });
+        store.open_document("prepaidRecords", &record, now).await?;
+    }
+    Ok(())
+}
+
 /// What a shopper does; every step may be repeated.
 async fn shop(client: &Client, request: &str, cancel: bool) -> anyhow::Result<Value> {
-    let token = client.login("demo").await?;
+    shop_as(client, "demo", request, cancel).await
+}
+
+async fn shop_as(client: &Client, name: &str, request: &str, cancel: bool) -> anyhow::Result<Value> {
+    let token = client.login(name).await?;
     let mut event = order_of("p-honey", 2);
     event["items"] = json!([{ "productId": "p-honey", "quantity": 2 }, { "productId": "p-tea", "skuId": "s-grade2", "quantity": 1 }]);
     event["pointsUsed"] = json!(5);
     event["requestId"] = json!(request);
+    if name == "lin" {
+        event["paymentMethod"] = json!("prestore");
+    }
     let order = persist(client, "submitOrder", &token, event).await?;
     let id = order.ok()["orderId"].as_str().unwrap_or_default().to_owned();
     let pay = persist(client, "wxPay", &token, json!({ "orderId": id })).await?;
@@ -125,6 +148,38 @@ async fn survives(crashpoint: &str, cancel: bool) -> anyhow::Result<()> {
     host.client.advance(3600).await?;
     settle_down(&host.client).await?;
     check(&uri, &database, crashpoint, if cancel { (200, 143) } else { (198, 142) }).await
+}
+
+/// As [`survives`], with prepaid money as tender; every record must be right afterwards.
+async fn survives_with_prepaid(crashpoint: &str, cancel: bool) -> anyhow::Result<()> {
+    let (uri, database, folder, port) = (mongod_uri().await?, database_name(), tempfile::tempdir()?, free_port()?);
+    let host = start(&uri, &database, folder.path(), port, Some(crashpoint))?;
+    link(&uri, &database).await?;
+    let client = host.client.clone();
+    host.killed_at(crashpoint, async { shop_as(&client, "lin", "crash-prepaid", cancel).await.map(drop) }).await?;
+    let host = start(&uri, &database, folder.path(), port, None)?;
+    let order = shop_as(&host.client, "lin", "crash-prepaid", cancel).await?;
+    assert_eq!(order["status"], if cancel { "closed" } else { "paid" }, "{crashpoint}: {order}");
+    assert_eq!(order["prepaidAmount"], 100, "{crashpoint}: {order}");
+    host.client.advance(3600).await?;
+    settle_down(&host.client).await?;
+    let store = Store::new(StoreConfig::new(&uri, &database));
+    let records = store.all_prepaid_records(&domain::CustomerId::parse("c-lin")?).await?;
+    let mut balances: Vec<i64> = records.iter().map(|r| r.balance).collect();
+    balances.sort_unstable();
+    assert_eq!(balances, if cancel { [4000, 6000] } else { [0, 0] }, "{crashpoint}");
+    check(&uri, &database, crashpoint, if cancel { (200, 143) } else { (198, 142) }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_prepaid_pays() -> anyhow::Result<()> {
+    for point in ["submit.reserved", "submit.inside", "submit.committed", "settle.inside"] {
+        survives_with_prepaid(point, false).await?;
+    }
+    for point in ["close.closedAtWechat", "close.inside", "close.committed"] {
+        survives_with_prepaid(point, true).await?;
+    }
+    Ok(())
 }
 
 async fn abandoned(crashpoint: &str) -> anyhow::Result<()> {
@@ -184,7 +239,7 @@ async fn killed_while_paying_and_settling() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_closing() -> anyhow::Result<()> {
-    for point in ["close.closedAtWechat", "close.committed", "release.cleared", "release.applied"] {
+    for point in ["close.closedAtWechat", "close.inside", "close.committed", "release.cleared", "release.applied"] {
         survives(point, true).await?;
     }
     Ok(())

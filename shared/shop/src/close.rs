@@ -59,6 +59,7 @@ pub async fn close_order(
                     }
                     tx.close_payments(&order.id).await?;
                     book_close(tx, order, now).await?;
+                    crashpoint("close.inside").await;
                     Ok(true)
                 })
             })
