@@ -98,6 +98,10 @@ struct Shop {
     refunding: String,
     /// The entry of points that the CRM gave.
     granted: String,
+    /// Paid by prepaid goods and money.
+    prepaid: String,
+    /// Closed; its prepaid money went back.
+    restored: String,
 }
 
 async fn shop() -> anyhow::Result<Shop> {
@@ -153,9 +157,24 @@ async fn shop() -> anyhow::Result<Shop> {
     c.call("wxPay", &token, json!({ "orderId": refunding })).await?.ok();
     assert_eq!(c.pay(&refunding, "wrongAmount").await?.body["noticeStatus"], 204);
 
+    // A linked member pays with prepaid goods and money, and cancels another such order.
+    let lin = world.linked_member().await?;
+    let mut event = order_of("p-apple", 2);
+    event["paymentMethod"] = json!("prepaid");
+    event["items"].as_array_mut().unwrap().push(json!({ "productId": "p-eggs", "quantity": 1 }));
+    event["prepaidAmount"] = json!(45.5);
+    let prepaid = c.call("submitOrder", &lin, event).await?;
+    assert_eq!(prepaid.ok()["status"], "paid");
+    let prepaid = prepaid.text("orderId");
+    let mut event = order_of("p-rice", 1);
+    event["paymentMethod"] = json!("prestore");
+    event["prepaidAmount"] = json!(50);
+    let restored = c.call("submitOrder", &lin, event).await?.text("orderId");
+    c.call("orders", &lin, json!({ "action": "cancel", "orderId": restored })).await?.ok();
+
     let found = world.violations().await?;
     assert!(found.is_empty(), "nothing is damaged yet: {found:?}");
-    Ok(Shop { world, db, paid, balance, pending, begun, closed, wrong, refunding, granted })
+    Ok(Shop { world, db, paid, balance, pending, begun, closed, wrong, refunding, granted, prepaid, restored })
 }
 
 impl Shop {
@@ -205,7 +224,77 @@ impl Shop {
         };
         let delete = |collection, id: &str| vec![Edit::Delete(collection, id.to_owned())];
 
+        let goods = format!("{}|product|p-apple", self.prepaid);
+        let money = format!("{}|amount", self.prepaid);
+        let back = format!("{}|amount", self.restored);
         Ok(vec![
+            // Prepaid and links.
+            damage("prepaid money grows", &["account-value"], inc("prepaidRecords", "pr-0", doc! { "balance": 1i64 })),
+            damage(
+                "prepaid goods shrink",
+                &["account-value"],
+                inc("prepaidRecords", "pr-3", doc! { "balance": -1i64 }),
+            ),
+            damage("a prepaid record vanishes", &["account-value"], delete("prepaidRecords", "pr-1")),
+            damage(
+                "prepaid goods become money",
+                &["account-value"],
+                set("prepaidRecords", "pr-3", doc! { "asset": "fen" }),
+            ),
+            damage("a deduction vanishes", &["order-effects"], delete("prepaidDeductions", &money)),
+            damage(
+                "a deduction takes more than its details",
+                &["prepaid"],
+                inc("prepaidDeductions", &money, doc! { "deductedAmount": 1i64 }),
+            ),
+            damage(
+                "a detail took less",
+                &["prepaid"],
+                inc("prepaidDeductions", &goods, doc! { "details.0.deducted": -1i64 }),
+            ),
+            damage(
+                "a detail stood elsewhere",
+                &["prepaid"],
+                inc("prepaidDeductions", &goods, doc! { "details.0.before": 1i64 }),
+            ),
+            damage(
+                "a detail is of another record",
+                &["prepaid"],
+                set("prepaidDeductions", &money, doc! { "details.0.recordId": "pr-1" }),
+            ),
+            damage(
+                "a deduction was given back and says no",
+                &["prepaid", "order-effects"],
+                set("prepaidDeductions", &back, doc! { "status": "deducted" }),
+            ),
+            damage(
+                "a deduction says given back and was not",
+                &["prepaid", "order-effects"],
+                set("prepaidDeductions", &money, doc! { "status": "restored" }),
+            ),
+            damage(
+                "a deduction of another customer",
+                &["order-effects"],
+                set("prepaidDeductions", &money, doc! { "customerId": "c-demo" }),
+            ),
+            damage(
+                "an order used other prepaid money",
+                &["order-amounts", "order-effects"],
+                inc("orders", &self.prepaid, doc! { "prepaidAmount": 1i64 }),
+            ),
+            damage(
+                "a line used other pieces",
+                &["order-effects"],
+                inc("orders", &self.prepaid, doc! { "items.0.prepaidQuantity": -1i64 }),
+            ),
+            damage("a user lost their customer", &["link"], unset("member_user", "u-lin", "customerId")),
+            damage("a customer lost their user", &["link"], unset("customers", "c-lin", "linkedUserId")),
+            damage("a record does not know the link", &["link"], unset("prepaidRecords", "pr-0", "linkedUserId")),
+            damage(
+                "a customer of nobody's choosing",
+                &["link"],
+                set("customers", "c-demo", doc! { "linkedUserId": "u-demo" }),
+            ),
             // Field accounts.
             damage("a member's points grow", &["account-value"], inc("member_user", "u-demo", doc! { "points": 1i64 })),
             damage(

@@ -4,34 +4,6 @@ use futures_util::future::join_all;
 use it::{Answer, World, order_of};
 use serde_json::{Value, json};
 
-/// A member who is linked to a customer with 100.00 yuan in two records and 5 boxes of apples in another two.
-async fn linked(world: &World) -> anyhow::Result<String> {
-    let now = world.app.clock.now();
-    let member = json!({ "_id": "u-lin", "openId": "o-lin", "points": 20, "level": 1, "balance": 0, "carryFen": 0, "customerId": "c-lin" });
-    let customer = json!({ "_id": "c-lin", "name": "林女士", "status": "active", "linkedUserId": "u-lin", "linkedOpenId": "o-lin" });
-    world.store.open_document("member_user", &member, now).await?;
-    world.store.open_document("customers", &customer, now).await?;
-    for (i, (kind, asset, balance)) in [
-        ("amount", "fen", 4000),
-        ("amount", "fen", 6000),
-        ("product", "pieces:p-apple", 2),
-        ("product", "pieces:p-apple", 3),
-    ]
-    .iter()
-    .enumerate()
-    {
-        let mut record = json!({
-            "_id": format!("pr-{i}"), "customerId": "c-lin", "type": kind, "asset": asset, "balance": balance,
-            "linkedUserId": "u-lin", "linkStatus": "linked", "createdAt": { "$date": format!("2026-01-0{}T00:00:00Z", i + 1) },
-        });
-        if *kind == "product" {
-            record["productId"] = json!("p-apple");
-        }
-        world.store.open_document("prepaidRecords", &record, now).await?;
-    }
-    world.client.login("lin").await
-}
-
 fn order(product: &str, quantity: i64, more: Value) -> Value {
     let mut event = order_of(product, quantity);
     event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -51,7 +23,7 @@ fn amounts(answer: &Answer) -> (Value, Value, Value) {
 async fn prepaid_money_pays_as_much_as_it_can_and_comes_back() -> anyhow::Result<()> {
     let world = World::start().await?;
     let c = &world.client;
-    let token = linked(&world).await?;
+    let token = world.linked_member().await?;
     // 89.90 of the 100.00 yuan, the older record first; nothing is left for WeChat.
     let whole = c.call("submitOrder", &token, order("p-rice", 1, json!({ "paymentMethod": "prestore" }))).await?;
     assert_eq!(amounts(&whole), (json!("paid"), json!(89.9), json!(0)));
@@ -85,7 +57,7 @@ async fn prepaid_money_pays_as_much_as_it_can_and_comes_back() -> anyhow::Result
 async fn prepaid_goods_cover_pieces_and_wechat_pays_the_rest() -> anyhow::Result<()> {
     let world = World::start().await?;
     let c = &world.client;
-    let token = linked(&world).await?;
+    let token = world.linked_member().await?;
     let eight = c.call("submitOrder", &token, order("p-apple", 8, json!({ "paymentMethod": "prepaid" }))).await?;
     assert_eq!(amounts(&eight), (json!("pendingPayment"), json!(250), json!(150)));
     assert_eq!(
@@ -122,7 +94,7 @@ async fn prepaid_goods_cover_pieces_and_wechat_pays_the_rest() -> anyhow::Result
 async fn a_tender_that_fails_makes_no_order() -> anyhow::Result<()> {
     let world = World::start().await?;
     let c = &world.client;
-    let token = linked(&world).await?;
+    let token = world.linked_member().await?;
     let stranger = c.login("stranger").await?;
     let cases = [
         (&stranger, "p-apple", json!({ "paymentMethod": "prestore" }), (404, "CUSTOMER_NOT_FOUND")),
@@ -161,7 +133,7 @@ async fn a_tender_that_fails_makes_no_order() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_orders_at_once_cannot_use_the_same_prepaid() -> anyhow::Result<()> {
     let world = World::start().await?;
-    let token = linked(&world).await?;
+    let token = world.linked_member().await?;
     let calls = (0..16).map(|i| {
         let (client, token) = (world.client.clone(), token.clone());
         let more = if i % 2 == 0 {

@@ -248,6 +248,35 @@ impl World {
         Ok(())
     }
 
+    /// Signs in `o-lin`, who is linked to `c-lin` with 100.00 yuan in two prepaid records and 5 boxes of apples in two others.
+    pub async fn linked_member(&self) -> anyhow::Result<String> {
+        let world = self;
+        let now = world.app.clock.now();
+        let member = json!({ "_id": "u-lin", "openId": "o-lin", "points": 20, "level": 1, "balance": 0, "carryFen": 0, "customerId": "c-lin" });
+        let customer = json!({ "_id": "c-lin", "name": "林女士", "status": "active", "linkedUserId": "u-lin", "linkedOpenId": "o-lin" });
+        world.store.open_document("member_user", &member, now).await?;
+        world.store.open_document("customers", &customer, now).await?;
+        for (i, (kind, asset, balance)) in [
+            ("amount", "fen", 4000),
+            ("amount", "fen", 6000),
+            ("product", "pieces:p-apple", 2),
+            ("product", "pieces:p-apple", 3),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let mut record = json!({
+                "_id": format!("pr-{i}"), "customerId": "c-lin", "type": kind, "asset": asset, "balance": balance,
+                "linkedUserId": "u-lin", "linkStatus": "linked", "createdAt": { "$date": format!("2026-01-0{}T00:00:00Z", i + 1) },
+            });
+            if *kind == "product" {
+                record["productId"] = json!("p-apple");
+            }
+            world.store.open_document("prepaidRecords", &record, now).await?;
+        }
+        world.client.login("lin").await
+    }
+
     /// The pieces of a product that can be bought now.
     pub async fn stock(&self, product: &str) -> anyhow::Result<i64> {
         let id = domain::ProductId::parse(product)?;
