@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{audit, bench, dev, init, serve, staff_token};
+use crate::{audit, bench, dev, init, migrate, selfcheck, serve, staff_token};
 
 /// 金鹿微信商城后端 · jinlu, the back end of a WeChat mini-program shop
 ///
@@ -28,6 +28,8 @@ enum Command {
     Serve(serve::Args),
     Init(init::Args),
     Audit(audit::Args),
+    Migrate(migrate::Args),
+    Selfcheck(selfcheck::Args),
     StaffToken(staff_token::Args),
     Bench(bench::Args),
 }
@@ -40,6 +42,8 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => on_runtime(serve::run(args)),
         Command::Init(args) => on_runtime(init::run(args)),
         Command::Audit(args) => on_runtime(audit::run(args)),
+        Command::Migrate(args) => on_runtime(migrate::run(args)),
+        Command::Selfcheck(args) => on_runtime(selfcheck::run(args)),
         Command::StaffToken(args) => staff_token::run(&args),
         Command::Bench(args) => on_runtime(bench::run(args)),
     };

@@ -7,5 +7,7 @@ mod database;
 mod dev;
 mod init;
 pub mod local;
+mod migrate;
+pub mod selfcheck;
 mod serve;
 mod staff_token;

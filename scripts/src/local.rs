@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use axum::Router;
-use edge::config::{OpenApiConfig, PayConfig, PlatformKey, ServiceKey, SessionSecret, StoreConfig, local};
+use edge::config::{OpenApiConfig, PayConfig, PlatformKey, ServiceKey, SessionSecret, SmsConfig, StoreConfig, local};
 use edge::{App, Config};
 use gateway::{Gateway, Local, Options, Tc3Key};
 use simulators::{Sim, keys};
@@ -66,6 +66,16 @@ pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
             ],
             notify_url: format!("{url}/payCallback"),
         }),
+        sms: Some(SmsConfig {
+            base_url: format!("{url}/sim/sms"),
+            secret_id: keys::SMS_SECRET_ID.to_owned(),
+            secret_key: keys::SMS_SECRET_KEY.into(),
+            region: "ap-guangzhou".to_owned(),
+            app_id: keys::SMS_APP_ID.to_owned(),
+            sign: keys::SMS_SIGN.to_owned(),
+            template_id: keys::SMS_TEMPLATE.to_owned(),
+        }),
+        verify_code_secret: Some(local::VERIFY_CODE_SECRET.into()),
         port,
         // All functions share this one process, and load tests aim at it.
         max_concurrent: 1000,
@@ -81,5 +91,8 @@ mod tests {
     fn the_simulators_and_the_functions_share_their_credentials() {
         assert_eq!((local::WECHAT_APPID, local::WECHAT_SECRET), (keys::APPID, keys::APP_SECRET));
         assert_eq!(local::WXPAY_API_V3_KEY, keys::API_V3_KEY);
+        assert_eq!((local::SMS_SECRET_ID, local::SMS_SECRET_KEY), (keys::SMS_SECRET_ID, keys::SMS_SECRET_KEY));
+        assert_eq!((local::SMS_APP_ID, local::SMS_SIGN), (keys::SMS_APP_ID, keys::SMS_SIGN));
+        assert_eq!(local::SMS_TEMPLATE_ID, keys::SMS_TEMPLATE);
     }
 }

@@ -10,10 +10,14 @@
 mod audit;
 mod clients;
 mod crash;
+mod examples;
 mod identity;
 mod input;
 mod interleave;
+mod linking;
+mod migrate;
 mod outage;
+mod prepaid;
 mod purchase;
 mod race;
 mod readme;

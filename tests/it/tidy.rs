@@ -70,12 +70,14 @@ fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// `submitOrder` as a folder and crate name: `submit-order`.
+/// `submitOrder` as a folder and crate name: `submit-order`; `sendSMS` is `send-sms`.
 fn kebab(wire: &str) -> String {
+    let mut after_capital = false;
     wire.chars().fold(String::new(), |mut text, c| {
-        if c.is_ascii_uppercase() {
+        if c.is_ascii_uppercase() && !after_capital {
             text.push('-');
         }
+        after_capital = c.is_ascii_uppercase();
         text.push(c.to_ascii_lowercase());
         text
     })
@@ -142,10 +144,11 @@ fn drivers_and_servers_are_named_where_they_belong() {
             }
         }
     }
-    // A dev-dependency reaches every test; only the one that does damage may use the driver.
+    // A dev-dependency reaches every test; only the one that does damage may use the driver, and the one that needs documents
+    // as the old system wrote them, which `store` cannot write.
     for path in files(&root().join("tests"), ".rs") {
         let text = std::fs::read_to_string(&path).unwrap();
-        let may = path.ends_with("it/audit.rs") || path.ends_with("it/tidy.rs");
+        let may = ["it/audit.rs", "it/migrate.rs", "it/tidy.rs"].iter().any(|name| path.ends_with(name));
         if text.contains("mongodb::") && !may {
             wrong.push(format!("{} names mongodb", shown(&path)));
         }

@@ -129,9 +129,18 @@ async fn find_or_create(
         };
         match store.insert_member(&member).await {
             Ok(()) => return Ok((member, true)),
-            // Two first sign-ins at once: the other one made the member.
+            // Two first sign-ins at once, and the other one made the member; or the phone is somebody else's.
             Err(store::Error::Duplicate { .. }) => {}
             Err(error) => return Err(error.into()),
+        }
+        if phone.is_some() && store.member_by_open_id(open_id).await?.is_none() {
+            // One phone proves one member. A second one signs in without it; staff sort out whose it is.
+            let member = Member { phone: None, ..member };
+            match store.insert_member(&member).await {
+                Ok(()) => return Ok((member, true)),
+                Err(store::Error::Duplicate { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     let mut member = store
@@ -141,7 +150,15 @@ async fn find_or_create(
     if member.blocked {
         return Err(Code::UserBlocked.into());
     }
-    store.update_member_contact(&member.id, union_id.as_deref(), phone.as_deref()).await?;
+    let updated = store.update_member_contact(&member.id, union_id.as_deref(), phone.as_deref()).await;
+    let phone = match updated {
+        Ok(()) => phone,
+        Err(store::Error::Duplicate { .. }) => {
+            store.update_member_contact(&member.id, union_id.as_deref(), None).await?;
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
     member.union_id = union_id.or(member.union_id);
     member.phone = phone.map(Phone).or(member.phone);
     Ok((member, false))

@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{BoxError, Failure, OpenId, ShopRules};
+use providers::sms::TencentSms;
+use store::verify::CodeKey;
 use store::{CommandKey, Store};
 use tokio::sync::Semaphore;
 use wechat::crypto::{ApiV3Key, MerchantKey, PlatformKeys};
 
 use crate::caller::Caller;
 use crate::clock::Clock;
-use crate::config::{Config, OpenApiConfig, PayConfig};
+use crate::config::{Config, OpenApiConfig, PayConfig, SmsConfig};
 use crate::input::RequestKey;
 use crate::session::{IssueError, Kind, Sessions, USER_TOKEN_DAYS};
 use crate::token_cache::StoreTokens;
 
-/// How long one exchange with WeChat may take.
+/// How long one exchange with WeChat or another provider may take.
 const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// The configuration, the clock and the clients of one process. Made once; does no IO until a call needs it.
@@ -26,6 +28,8 @@ pub struct App {
     store: Store,
     pay: Option<wechat::pay::Client>,
     open_api: Option<wechat::open::Client>,
+    sms: Option<TencentSms>,
+    verify_codes: Option<CodeKey>,
     sessions: Sessions,
     slots: Arc<Semaphore>,
 }
@@ -33,7 +37,7 @@ pub struct App {
 /// The configuration reads well but a client cannot be made from it.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// A key or an address for a client of WeChat.
+    /// A key or an address for a client of WeChat or another provider.
     #[error("{variable} is not usable")]
     Unusable { variable: &'static str, source: BoxError },
 }
@@ -50,9 +54,11 @@ impl App {
         let store = Store::new(store);
         let pay = config.pay.as_ref().map(|pay| pay_client(pay, &clock)).transpose()?;
         let open_api = config.open_api.as_ref().map(|open| open_client(open, &clock, &store)).transpose()?;
+        let sms = config.sms.as_ref().map(|sms| sms_client(sms, &clock)).transpose()?;
+        let verify_codes = config.verify_code_secret.as_ref().map(|secret| CodeKey::new(secret.expose().as_bytes()));
         let sessions = Sessions::new(&config.session_secrets);
         let slots = Arc::new(Semaphore::new(config.max_concurrent.min(Semaphore::MAX_PERMITS)));
-        Ok(Arc::new(Self { config, clock, store, pay, open_api, sessions, slots }))
+        Ok(Arc::new(Self { config, clock, store, pay, open_api, sms, verify_codes, sessions, slots }))
     }
 
     /// The shop's database.
@@ -71,6 +77,20 @@ impl App {
     pub fn open_api(&self) -> Result<&wechat::open::Client, Failure> {
         self.open_api.as_ref().ok_or_else(|| {
             Failure::invariant("the WeChat Open API is not configured: the function must declare Need::OpenApi")
+        })
+    }
+
+    /// The SMS application; a function that uses it declares [`crate::Need::Sms`].
+    pub fn sms(&self) -> Result<&TencentSms, Failure> {
+        self.sms
+            .as_ref()
+            .ok_or_else(|| Failure::invariant("SMS is not configured: the function must declare Need::Sms"))
+    }
+
+    /// What verification codes are hashed with; a function that uses it declares [`crate::Need::VerifyCodes`].
+    pub fn verify_codes(&self) -> Result<&CodeKey, Failure> {
+        self.verify_codes.as_ref().ok_or_else(|| {
+            Failure::invariant("VERIFY_CODE_SECRET is not configured: the function must declare Need::VerifyCodes")
         })
     }
 
@@ -157,6 +177,22 @@ fn open_client(given: &OpenApiConfig, clock: &Clock, store: &Store) -> Result<we
     wechat::open::Client::new(config).map_err(unusable("WECHAT_API_BASE"))
 }
 
+fn sms_client(given: &SmsConfig, clock: &Clock) -> Result<TencentSms, AppError> {
+    let config = providers::sms::Config {
+        base_url: given.base_url.clone(),
+        secret_id: given.secret_id.clone(),
+        secret_key: providers::Secret::new(given.secret_key.expose()),
+        region: given.region.clone(),
+        sdk_app_id: given.app_id.clone(),
+        sign_name: given.sign.clone(),
+        template_id: given.template_id.clone(),
+        timeout: UPSTREAM_TIMEOUT,
+        now: now_of(clock),
+    };
+    // The library's text says which of them it is.
+    TencentSms::new(config).map_err(unusable("SMS_API_BASE, SMS_SECRET_ID or SMS_REGION"))
+}
+
 fn now_of(clock: &Clock) -> wechat::Now {
     let clock = clock.clone();
     Arc::new(move || clock.now())
@@ -200,6 +236,16 @@ impl Context {
     /// See [`App::open_api`].
     pub fn open_api(&self) -> Result<&wechat::open::Client, Failure> {
         self.app.open_api()
+    }
+
+    /// See [`App::sms`].
+    pub fn sms(&self) -> Result<&TencentSms, Failure> {
+        self.app.sms()
+    }
+
+    /// See [`App::verify_codes`].
+    pub fn verify_codes(&self) -> Result<&CodeKey, Failure> {
+        self.app.verify_codes()
     }
 
     /// The numbers the shop set for itself.

@@ -33,6 +33,19 @@ pub mod local {
     /// The simulated merchant's APIv3 key.
     pub const WXPAY_API_V3_KEY: &str = "local-apiv3-key-0123456789abcdef";
 
+    /// Key id of the simulated SMS service.
+    pub const SMS_SECRET_ID: &str = "local-sms-id";
+    /// Key of the simulated SMS service.
+    pub const SMS_SECRET_KEY: &str = "local-sms-secret";
+    /// The simulated SMS application.
+    pub const SMS_APP_ID: &str = "local-sms-app";
+    /// The simulated SMS service's one signature.
+    pub const SMS_SIGN: &str = "local-金鹿";
+    /// The simulated SMS service's one template.
+    pub const SMS_TEMPLATE_ID: &str = "local-sms-code";
+    /// What the local cloud's verification codes are hashed with.
+    pub const VERIFY_CODE_SECRET: &str = "local-verify-code-secret-0123456789";
+
     /// All of the above.
     pub const ALL: &[&str] = &[
         TC3_SECRET_ID,
@@ -43,6 +56,12 @@ pub mod local {
         WECHAT_APPID,
         WECHAT_SECRET,
         WXPAY_API_V3_KEY,
+        SMS_SECRET_ID,
+        SMS_SECRET_KEY,
+        SMS_APP_ID,
+        SMS_SIGN,
+        SMS_TEMPLATE_ID,
+        VERIFY_CODE_SECRET,
     ];
 }
 
@@ -93,6 +112,9 @@ pub struct Config {
     pub trust_wx_headers: bool,
     pub open_api: Option<OpenApiConfig>,
     pub pay: Option<PayConfig>,
+    pub sms: Option<SmsConfig>,
+    /// Verification codes are kept as HMACs under it.
+    pub verify_code_secret: Option<Secret>,
     pub rules: ShopRules,
     /// Calls of this process that may run at once; one more is answered `UNAVAILABLE`.
     pub max_concurrent: usize,
@@ -110,6 +132,8 @@ impl Default for Config {
             trust_wx_headers: false,
             open_api: None,
             pay: None,
+            sms: None,
+            verify_code_secret: None,
             rules: ShopRules::default(),
             max_concurrent: 100,
             log_level: LevelFilter::INFO,
@@ -167,6 +191,20 @@ pub struct PayConfig {
     pub notify_url: String,
 }
 
+/// The SMS application that sends verification codes.
+#[derive(Clone, Debug)]
+pub struct SmsConfig {
+    pub base_url: String,
+    pub secret_id: String,
+    pub secret_key: Secret,
+    pub region: String,
+    pub app_id: String,
+    /// The approved signature's text.
+    pub sign: String,
+    /// The approved template: `{1}` is the code, `{2}` the minutes it is valid.
+    pub template_id: String,
+}
+
 /// One of `WXPAY_PUBLIC_KEYS`: a public key or a platform certificate.
 #[derive(Clone, Debug, Deserialize)]
 pub struct PlatformKey {
@@ -200,6 +238,14 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
     (Some(Need::Pay), "WXPAY_PUBLIC_KEYS", r#"JSON list [{"serial":"PUB_KEY_ID_…","pem":"…"}]"#),
     (Some(Need::Pay), "WXPAY_NOTIFY_URL", "public https address of payCallback"),
     (None, "WXPAY_API_BASE", "default https://api.mch.weixin.qq.com"),
+    (Some(Need::Sms), "SMS_SECRET_ID", "Tencent Cloud key id that may send messages"),
+    (Some(Need::Sms), "SMS_SECRET_KEY", "its key"),
+    (Some(Need::Sms), "SMS_APP_ID", "number of the SMS application"),
+    (Some(Need::Sms), "SMS_SIGN", "text of the approved signature"),
+    (Some(Need::Sms), "SMS_TEMPLATE_ID", "approved template: {1} is the code, {2} the minutes it is valid"),
+    (None, "SMS_REGION", "default ap-guangzhou"),
+    (None, "SMS_API_BASE", "default https://sms.tencentcloudapi.com"),
+    (Some(Need::VerifyCodes), "VERIFY_CODE_SECRET", "32 bytes or more; verification codes are hashed with it"),
     (None, "POINTS_EARN_FEN", "net fen that earn one point, default 10000"),
     (None, "POINT_VALUE_FEN", "fen one point is worth at checkout, default 100"),
     (None, "ORDER_EXPIRE_MINUTES", "minutes until an unpaid order closes, default 30"),
@@ -212,6 +258,9 @@ const WECHAT_API_BASE: &str = "https://api.weixin.qq.com";
 const WXPAY_API_BASE: &str = "https://api.mch.weixin.qq.com";
 const WXPAY_API_BACKUP_BASE: &str = "https://api2.mch.weixin.qq.com";
 
+const SMS_REGION: &str = "ap-guangzhou";
+
+const VERIFY_CODE_SECRET_BYTES_MIN: usize = 32;
 const SESSION_SECRET_BYTES_MIN: usize = 32;
 const SERVICE_SECRET_BYTES_MIN: usize = 16;
 
@@ -278,6 +327,8 @@ impl Reader<'_> {
             trust_wx_headers: self.switch("JINLU_TRUST_WX_HEADERS"),
             open_api: needed(Need::OpenApi).then(|| self.open_api()),
             pay: needed(Need::Pay).then(|| self.pay()),
+            sms: needed(Need::Sms).then(|| self.sms()),
+            verify_code_secret: needed(Need::VerifyCodes).then(|| self.verify_code_secret()),
             rules: ShopRules {
                 points_earn_fen: self.number("POINTS_EARN_FEN", 1, 100_000_000, rules.points_earn_fen),
                 point_value_fen: self.number("POINT_VALUE_FEN", 1, 1_000_000, rules.point_value_fen),
@@ -390,6 +441,26 @@ impl Reader<'_> {
             platform_keys,
             notify_url,
         }
+    }
+
+    fn sms(&mut self) -> SmsConfig {
+        SmsConfig {
+            base_url: self.base_url("SMS_API_BASE", providers::sms::DEFAULT_BASE_URL),
+            secret_id: self.credential("SMS_SECRET_ID", "the id of a Tencent Cloud key that may send messages"),
+            secret_key: Secret(self.credential("SMS_SECRET_KEY", "the Tencent Cloud key")),
+            region: self.get("SMS_REGION").unwrap_or_else(|| SMS_REGION.to_owned()),
+            app_id: self.credential("SMS_APP_ID", "the number of the SMS application"),
+            sign: self.credential("SMS_SIGN", "the text of the approved signature, without brackets"),
+            template_id: self.credential("SMS_TEMPLATE_ID", "the number of the approved template"),
+        }
+    }
+
+    fn verify_code_secret(&mut self) -> Secret {
+        let secret = self.credential("VERIFY_CODE_SECRET", "32 random bytes or more, e.g. from: openssl rand -hex 32");
+        if !secret.is_empty() && secret.len() < VERIFY_CODE_SECRET_BYTES_MIN {
+            self.problem("VERIFY_CODE_SECRET", "has fewer than 32 bytes; make one with: openssl rand -hex 32");
+        }
+        Secret(secret)
     }
 
     fn get(&self, name: &str) -> Option<String> {

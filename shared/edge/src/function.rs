@@ -38,6 +38,10 @@ pub enum Need {
     Pay,
     OpenApi,
     Session,
+    /// Sending text messages.
+    Sms,
+    /// Making and checking verification codes.
+    VerifyCodes,
 }
 
 /// A cloud function. Cheap to clone.

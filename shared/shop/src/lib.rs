@@ -4,8 +4,10 @@
 
 pub mod close;
 pub mod deliver;
+pub mod linking;
 pub mod members;
 pub mod prepaid;
+pub mod prepaid_views;
 pub mod reconcile;
 pub mod refunds;
 pub mod settle;

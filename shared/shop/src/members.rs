@@ -1,6 +1,6 @@
 //! Who a caller is to the shop.
 
-use domain::{Code, Failure, OpenId};
+use domain::{Code, Failure, OpenId, Refusal};
 use store::Store;
 use store::members::Member;
 
@@ -12,5 +12,40 @@ pub async fn active_member(store: &Store, open_id: &OpenId, unknown: Code) -> Re
         Some(member) if member.blocked => Err(Code::UserBlocked.into()),
         Some(member) => Ok(member),
         None => Err(unknown.into()),
+    }
+}
+
+/// A mainland mobile number as it is stored: eleven digits. `+86` in front is accepted, spaces and dashes are not.
+pub fn mobile_phone(field: &str, text: &str) -> Result<String, Refusal> {
+    let national = text.trim();
+    let national = national.strip_prefix("+86").unwrap_or(national);
+    let digits = national.len() == 11 && national.bytes().all(|byte| byte.is_ascii_digit());
+    if digits && matches!(national.as_bytes(), [b'1', b'3'..=b'9', ..]) {
+        Ok(national.to_owned())
+    } else {
+        Err(Refusal::invalid(field, "请填写正确的手机号"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mobile_phone;
+
+    #[test]
+    fn phones_are_eleven_digits_with_or_without_the_country() {
+        for good in ["13800138000", "+8613800138000", " 19900000001 "] {
+            assert_eq!(mobile_phone("phone", good).map(|p| p.len()).ok(), Some(11), "{good}");
+        }
+        for bad in [
+            "",
+            "12800138000",
+            "1380013800",
+            "138001380000",
+            "+85213800138000",
+            "138-0013-8000",
+            "１３８００１３８０００",
+        ] {
+            assert_eq!(mobile_phone("phone", bad).unwrap_err().details["field"], "phone", "{bad}");
+        }
     }
 }

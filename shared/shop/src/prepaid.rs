@@ -194,6 +194,10 @@ pub async fn deposit(
     deposit: &Deposit,
     now: DateTime<Utc>,
 ) -> Result<PrepaidRecord, Error> {
+    // A link or a merge at the same time would not see the new record, and it would not see them.
+    if !tx.hold_customer(customer, now).await? {
+        return Err(Code::CustomerNotFound.into());
+    }
     let customer: Customer = tx.customer(customer).await?.filter(Customer::is_active).ok_or(Code::CustomerNotFound)?;
     let asset = deposit.prepaid_type.asset(deposit.product.as_ref());
     let linked = customer.linked_user_id.is_some();

@@ -19,6 +19,8 @@ macro_rules! definitions {
 
 definitions![
     "accessTokens",
+    "customerAddresses",
+    "customerMergeHistory",
     "customers",
     "ledger",
     "leases",
@@ -31,10 +33,12 @@ definitions![
     "payments",
     "prepaidDeductions",
     "prepaidRecords",
+    "rateLimits",
     "records",
     "requests",
     "shopProducts",
     "updatePrepaidProduct",
+    "verifyCodes",
 ];
 
 /// One file of `collections/`.
@@ -189,6 +193,22 @@ impl Store {
             }
         }
         Ok(report)
+    }
+
+    /// One collection with its validator and indexes, if it is missing or lacks some.
+    pub(crate) async fn init_collection(&self, name: &str, known: &[Definition]) -> Result<(), Error> {
+        let db = self.db().await?;
+        let Some(definition) = known.iter().find(|d| d.name == name) else { return Ok(()) };
+        let exists = db.list_collection_names().await?.iter().any(|n| n == name);
+        if !exists {
+            let validator = doc! { "$jsonSchema": definition.schema.clone() };
+            let created = db.create_collection(name).validator(validator).await;
+            // Two that start at once both find it missing; one of them makes it.
+            if created.is_err() && !db.list_collection_names().await?.iter().any(|n| n == name) {
+                created?;
+            }
+        }
+        self.apply_indexes(definition, exists, InitOptions::default(), &mut InitReport::default()).await
     }
 
     async fn apply_indexes(

@@ -14,6 +14,7 @@ pub mod date;
 pub mod error;
 pub mod leases;
 pub mod members;
+pub mod migrate;
 pub mod orders;
 pub mod outbox;
 pub mod page;
@@ -23,6 +24,7 @@ pub mod products;
 pub mod requests;
 pub mod stock;
 mod tx;
+pub mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,10 +18,16 @@ fn full() -> Vec<(&'static str, &'static str)> {
         ("WXPAY_API_V3_KEY", "hunter2-hunter2-hunter2-hunter2-"),
         ("WXPAY_PUBLIC_KEYS", r#"[{"serial":"PUB_KEY_ID_01","pem":"-----BEGIN PUBLIC KEY-----\\nAA"}]"#),
         ("WXPAY_NOTIFY_URL", "https://shop.example/payCallback"),
+        ("SMS_SECRET_ID", "AKID0123456789"),
+        ("SMS_SECRET_KEY", "hunter2-sms"),
+        ("SMS_APP_ID", "1400000001"),
+        ("SMS_SIGN", "金鹿"),
+        ("SMS_TEMPLATE_ID", "123456"),
+        ("VERIFY_CODE_SECRET", "hunter2-hunter2-hunter2-hunter2-"),
     ]
 }
 
-const ALL: &[Need] = &[Need::Store, Need::Pay, Need::OpenApi, Need::Session];
+const ALL: &[Need] = &[Need::Store, Need::Pay, Need::OpenApi, Need::Session, Need::Sms, Need::VerifyCodes];
 
 fn parse(pairs: &[(&str, &str)], needs: &[Need]) -> Result<Config, String> {
     let get = |name: &str| pairs.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
@@ -76,6 +82,8 @@ fn a_malformed_variable_is_named_and_its_value_is_not() {
         ("WXPAY_API_V3_KEY", "hunter2"),
         ("WXPAY_PUBLIC_KEYS", r#"["hunter2"]"#),
         ("WXPAY_NOTIFY_URL", "https://shop.example/payCallback?x=hunter2"),
+        ("SMS_API_BASE", "hunter2"),
+        ("VERIFY_CODE_SECRET", "hunter2"),
         ("POINTS_EARN_FEN", "0"),
         ("POINT_VALUE_FEN", "1.5"),
         ("ORDER_EXPIRE_MINUTES", "-1"),
@@ -105,6 +113,12 @@ fn the_local_clouds_credentials_are_refused() {
         ("WECHAT_APPID", local::WECHAT_APPID),
         ("WECHAT_SECRET", local::WECHAT_SECRET),
         ("WXPAY_API_V3_KEY", local::WXPAY_API_V3_KEY),
+        ("SMS_SECRET_ID", local::SMS_SECRET_ID),
+        ("SMS_SECRET_KEY", local::SMS_SECRET_KEY),
+        ("SMS_APP_ID", local::SMS_APP_ID),
+        ("SMS_SIGN", local::SMS_SIGN),
+        ("SMS_TEMPLATE_ID", local::SMS_TEMPLATE_ID),
+        ("VERIFY_CODE_SECRET", local::VERIFY_CODE_SECRET),
     ];
     for (name, value) in cases {
         let mut pairs = full();
