@@ -130,6 +130,13 @@ impl Client {
         Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
     }
 
+    /// The last code sent to a phone in the simulated SMS service.
+    pub async fn sms_code(&self, phone: &str) -> anyhow::Result<Option<String>> {
+        let reply = self.http.get(format!("{}/sim/control/sms?phone={phone}", self.base)).send().await?;
+        let body: Value = serde_json::from_slice(&reply.bytes().await?)?;
+        Ok(body["messages"][0]["code"].as_str().map(str::to_owned))
+    }
+
     /// Calls a function as the user of `token`.
     pub async fn call(&self, name: &str, token: &str, event: Value) -> anyhow::Result<Answer> {
         let headers: &[(&str, &str)] = if token.is_empty() { &[] } else { &[("x-app-session", token)] };

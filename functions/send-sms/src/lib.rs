@@ -68,6 +68,7 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
     let code = new_code()?;
     // Recorded before it is sent: a message whose answer got lost must still work.
     let expires_at = store.put_code(secret, &subject, &code, ctx.now).await?;
+    store::crashpoint("sms.recorded").await;
     match ctx.sms()?.send_code(&phone, &code, CODE_MINUTES).await {
         Ok(receipt) => tracing::info!(serial_no = receipt.serial_no, "a verification code was sent"),
         Err(error) => {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use domain::{Code, CustomerId, OpenId, Refusal, UserId};
 use store::customers::{Customer, Link, Merge, MergeStatus};
 use store::verify::RightCode;
-use store::{Error, Tx};
+use store::{Error, Tx, crashpoint};
 
 /// A user whose phone is proven: by a code, by WeChat, or by the word of the CRM.
 #[derive(Clone, Debug)]
@@ -63,6 +63,7 @@ pub async fn link(tx: &mut Tx, proven: &Proven, now: DateTime<Utc>) -> Result<Li
     if !free {
         return Err(Code::CustomerAlreadyLinked.into());
     }
+    crashpoint("link.inside").await;
     let records = tx.link_records(&customer.id, Some(&link)).await?;
     Ok(Linked { customer: customer.id, records, repeated: false })
 }
@@ -133,6 +134,7 @@ pub async fn merge(tx: &mut Tx, order: &MergeOrder<'_>, now: DateTime<Utc>) -> R
     if !moved {
         return Err(Code::Conflict.into());
     }
+    crashpoint("merge.inside").await;
     tx.link_records(to, moving.or(staying).as_ref()).await?;
     tx.insert_merge(&merge).await?;
     Ok(merge)

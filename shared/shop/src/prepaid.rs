@@ -13,7 +13,7 @@ use store::customers::Customer;
 use store::prepaid::{
     DeductionDetail, DeductionStatus, LinkStatus, PrepaidChange, PrepaidDeduction, PrepaidRecord, PrepaidType,
 };
-use store::{Error, Tx};
+use store::{Error, Tx, crashpoint};
 
 /// What is to be taken. `amount` is fen for money, pieces for goods, at least 1.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +110,7 @@ pub async fn deduct(tx: &mut Tx, deduct: &Deduct<'_>, now: DateTime<Utc>) -> Res
     entry.postings = planned.legs;
     entry.postings.push(Posting::system(book::PREPAID_USED, &asset, planned.row.deducted_amount));
     tx.post(&entry).await?;
+    crashpoint("deduct.inside").await;
     tx.insert_prepaid_deduction(&planned.row).await?;
     Ok((planned.row, false))
 }
@@ -127,6 +128,7 @@ pub async fn restore(tx: &mut Tx, id: &str, now: DateTime<Utc>) -> Result<(Prepa
     }
     let entry = tx.entry(&row.entry_id).await?.ok_or_else(|| Error::Invariant(format!("no entry {}", row.entry_id)))?;
     tx.post(&entry.reversal(format!("prepaid:{id}:restore"), now)).await?;
+    crashpoint("restore.inside").await;
     tx.mark_deductions_restored(&row.entry_id, &row.order_id, now).await?;
     Ok((PrepaidDeduction { status: DeductionStatus::Restored, restored_at: Some(now), ..row }, false))
 }

@@ -8,7 +8,7 @@ use domain::{Code, Refusal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Scope, Store, Tx, Work, date};
+use crate::{Error, Scope, Store, Tx, Work, crashpoint, date};
 
 /// How long a key is remembered. Natural keys guard what is older.
 const REMEMBER_DAYS: i64 = 30;
@@ -90,10 +90,12 @@ impl Store {
                     if let Some(key) = key {
                         tx.remember(key, &value, now).await?;
                     }
+                    crashpoint("once.inside").await;
                     Ok(value)
                 })
             })
             .await;
+        crashpoint("once.committed").await;
         match (result, key) {
             (Ok(value), _) => Ok(Once { value, replayed: false }),
             // A twin may have been first: its reply is the truth, whatever stopped this one.
