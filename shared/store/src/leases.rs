@@ -42,12 +42,6 @@ impl Store {
         }
     }
 
-    /// Gives the lease back early.
-    pub async fn release_lease(&self, name: &str, owner: &str) -> Result<(), Error> {
-        self.collection::<bson::Document>("leases").await?.delete_one(doc! { "_id": name, "owner": owner }).await?;
-        Ok(())
-    }
-
     /// Consumes a nonce of a service key; false when it was used before.
     pub async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: DateTime<Utc>) -> Result<bool, Error> {
         let result = self

@@ -3,7 +3,6 @@
 use bson::doc;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::OrderId;
-use futures_util::TryStreamExt;
 use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
 
@@ -127,15 +126,6 @@ impl Store {
     /// How many items wait.
     pub async fn outbox_pending(&self) -> Result<u64, Error> {
         Ok(self.collection::<OutboxItem>("outbox").await?.count_documents(doc! { "status": "pending" }).await?)
-    }
-
-    /// The newest items, for operators.
-    pub async fn outbox_recent(&self, limit: i64) -> Result<Vec<OutboxItem>, Error> {
-        let items = self.collection::<OutboxItem>("outbox").await?;
-        let epoch = date::bson(DateTime::<Utc>::UNIX_EPOCH);
-        let found =
-            items.find(doc! { "createdAt": { "$gt": epoch } }).sort(doc! { "createdAt": -1 }).limit(limit).await?;
-        Ok(found.try_collect().await?)
     }
 }
 

@@ -1,0 +1,327 @@
+//! The rules of the audit as functions over documents that were read: what does not fit, in words.
+
+use std::collections::{BTreeMap, HashMap};
+
+use domain::OrderStatus;
+
+use super::{ORDER_REASONS, SYSTEM_ACCOUNTS, key};
+use crate::book::{self, Entry, Posting};
+use crate::members::StockRecord;
+use crate::orders::{Order, OrderItem};
+use crate::outbox::{OutboxItem, OutboxStatus};
+use crate::payments::{ExceptionStatus, Payment, PaymentException, PaymentStatus};
+use crate::prepaid::{DeductionStatus, PrepaidDeduction, PrepaidRecord, PrepaidType};
+
+/// What is wrong with an entry by itself.
+pub(super) fn entry_faults(entry: &Entry, originals: &[Entry]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut sums: BTreeMap<&str, i128> = BTreeMap::new();
+    for posting in &entry.postings {
+        let sum = sums.entry(&posting.asset).or_default();
+        *sum = sum.saturating_add(i128::from(posting.amount));
+        let kind = posting.asset.split(':').next().unwrap_or_default();
+        let known = posting.account == book::OPENING
+            || !posting.account.starts_with('@')
+            || SYSTEM_ACCOUNTS.contains(&(posting.account.as_str(), kind));
+        if !known {
+            faults.push(format!("{} does not hold {}", posting.account, posting.asset));
+        }
+    }
+    faults.extend(
+        sums.iter().filter(|(_, sum)| **sum != 0).map(|(asset, sum)| format!("the entry is off by {sum} {asset}")),
+    );
+    if let Some(id) = &entry.reverses {
+        match originals.iter().find(|o| o.id == *id) {
+            None => faults.push("the entry reverses one that is not there".to_owned()),
+            Some(original) if legs(&original.reversal("", entry.at)) != legs(entry) => {
+                faults.push("the entry is not the reverse of its original".to_owned());
+            }
+            Some(_) => {}
+        }
+    }
+    if entry.void && !entry.postings.is_empty() {
+        faults.push("a void entry moves something".to_owned());
+    }
+    faults
+}
+
+/// An entry's legs as a set that can be compared: one sum per account and asset.
+pub(super) fn legs(entry: &Entry) -> BTreeMap<(&str, &str), i64> {
+    let mut legs: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for posting in &entry.postings {
+        let sum = legs.entry((&posting.account, &posting.asset)).or_default();
+        *sum = sum.saturating_add(posting.amount);
+    }
+    legs.retain(|_, amount| *amount != 0);
+    legs
+}
+
+/// What does not add up in an order by itself.
+pub(super) fn amounts_off(order: &Order) -> Vec<String> {
+    let sum = |f: fn(&OrderItem) -> i64| order.items.iter().fold(0i64, |s, l| s.saturating_add(f(l)));
+    let mut off = Vec::new();
+    let mut check = |what: &str, left: i64, right: i64| {
+        if left != right {
+            off.push(format!("{what}: {left} is not {right}"));
+        }
+    };
+    let (total, discount) = (order.total_amount.get(), order.discount_amount.get());
+    let by_prepaid = order.prepaid_goods_amount.get().saturating_add(order.prepaid_amount.get());
+    let tenders = by_prepaid.saturating_add(order.balance_amount.get()).saturating_add(order.payment_amount.get());
+    check("prepaid goods = sum of lines", order.prepaid_goods_amount.get(), sum(|l| l.prepaid_covered.get()));
+    check("total = discount + tenders", total, discount.saturating_add(tenders));
+    check("total = sum of lines", total, sum(|l| l.amount.get()));
+    check("discount = sum of lines", discount, sum(|l| l.points_discount.get()));
+    check("tenders = sum of payable", tenders, sum(|l| l.payable.get()));
+    for line in &order.items {
+        check("line amount", line.amount.get(), line.price.get().saturating_mul(line.quantity));
+        check("line payable", line.payable.get(), line.amount.get().saturating_sub(line.points_discount.get()));
+    }
+    off
+}
+
+/// The entries that an order's state calls for; the carried remainder is left out, because it depends on what came before.
+pub(super) fn expected_entries(order: &Order, deductions: &[&PrepaidDeduction]) -> BTreeMap<&'static str, Entry> {
+    let member = |field: &str| book::member_account(&order.user_id, field);
+    let entry = |reason: &str| Entry::new(key(&order.id, reason), order.created_at);
+    let (mut reserve, mut settle) = (
+        entry("reserve"),
+        entry("settle").transfer("fen", book::WECHAT, book::SALES, order.payment_amount.get()).transfer(
+            "points",
+            book::ISSUED,
+            &member("points"),
+            order.points_earned.get(),
+        ),
+    );
+    for line in &order.items {
+        let sku = line.sku_id.as_ref().map(|s| s.as_str());
+        let shelf = Posting::stock(line.product_id.as_str(), sku, line.quantity.saturating_neg());
+        let asset = shelf.asset.clone();
+        reserve.postings.extend([shelf, Posting::system(book::RESERVED, &asset, line.quantity)]);
+        settle = settle.transfer(&asset, book::RESERVED, book::SOLD, line.quantity);
+    }
+    let mut tender = entry("tender")
+        .transfer("points", &member("points"), book::REDEEMED, order.points_used.get())
+        .transfer("fen", &member("balance"), book::SALES, order.balance_amount.get());
+    for row in deductions {
+        let asset = row.prepaid_type.asset(row.product_id.as_ref());
+        let other = if row.prepaid_type == PrepaidType::Amount { book::SALES } else { book::PREPAID_USED };
+        for detail in &row.details {
+            tender = tender.transfer(&asset, &PrepaidRecord::account(&detail.record_id), other, detail.deducted);
+        }
+    }
+    let mut expected = BTreeMap::new();
+    if order.status == OrderStatus::Closed {
+        expected.insert("reserve-reversal", reserve.reversal("", order.created_at));
+        if !tender.postings.is_empty() {
+            expected.insert("tender-reversal", tender.reversal("", order.created_at));
+        }
+    }
+    if order.status.is_paid() {
+        expected.insert("settle", settle);
+    }
+    if !tender.postings.is_empty() {
+        expected.insert("tender", tender);
+    }
+    expected.insert("reserve", reserve);
+    expected
+}
+
+/// Where the book, the attempts and the stock records do not match an order's state.
+pub(super) fn effects_off(
+    order: &Order,
+    entries: &HashMap<&str, &Entry>,
+    payments: &[&Payment],
+    records: &[&StockRecord],
+    deductions: &[&PrepaidDeduction],
+) -> Vec<String> {
+    let mut off = Vec::new();
+    if let Some(message) = tender_off(order, deductions) {
+        off.push(message.to_owned());
+    }
+    let expected = expected_entries(order, deductions);
+    for reason in ORDER_REASONS {
+        let found = entries.get(key(&order.id, reason).as_str()).filter(|e| !e.void);
+        match (expected.get(reason), found) {
+            (None, None) => {}
+            (Some(_), None) => off.push(format!("the entry {reason} is missing")),
+            (None, Some(_)) => off.push(format!("the entry {reason} does not fit the state {}", order.status.as_str())),
+            (Some(expected), Some(found)) => {
+                let mut found_legs = legs(found);
+                found_legs.retain(|(_, asset), _| *asset != "spend");
+                if found_legs != legs(expected) {
+                    off.push(format!("the entry {reason} books something else than the order says"));
+                }
+            }
+        }
+    }
+    let paid_by: Vec<&&Payment> = payments.iter().filter(|p| p.status == PaymentStatus::Paid).collect();
+    let by_wechat = order.status.is_paid() && order.payment_amount.get() > 0;
+    let fits = |p: &&&Payment| {
+        p.transaction_id.is_some() && p.transaction_id == order.transaction_id && p.amount == order.payment_amount
+    };
+    if paid_by.len() != usize::from(by_wechat) || !paid_by.iter().all(fits) {
+        off.push(
+            "a paid order needs exactly one paid attempt with its amount and transaction, any other none".to_owned(),
+        );
+    }
+    if order.transaction_id.is_some() != by_wechat || order.paid_at.is_some() != order.status.is_paid() {
+        off.push("the payment's time or transaction does not fit the state".to_owned());
+    }
+    if payments.iter().any(|p| p.user_id != order.user_id || p.open_id != order.open_id) {
+        off.push("an attempt to pay it belongs to somebody else".to_owned());
+    }
+    if order.status == OrderStatus::Closed && payments.iter().any(|p| p.status.is_open()) {
+        off.push("an attempt to pay a closed order is open".to_owned());
+    }
+    let settle = key(&order.id, "settle");
+    let wanted = |line: &OrderItem| {
+        records.iter().any(|r| {
+            r.id == format!("{settle}:{}", line.line_id)
+                && r.entry_id == settle
+                && (&r.product_id, &r.sku_id, r.quantity) == (&line.product_id, &line.sku_id, line.quantity)
+        })
+    };
+    let lines = if order.status.is_paid() { order.items.as_slice() } else { &[] };
+    if records.len() != lines.len() || !lines.iter().all(wanted) {
+        off.push("the stock records do not match the lines".to_owned());
+    }
+    let products = order.products();
+    let waits = !order.stock_release.is_empty();
+    if waits && (order.status != OrderStatus::Closed || order.stock_release.iter().any(|p| !products.contains(p))) {
+        off.push("stock waits for release that the order does not hold".to_owned());
+    }
+    off
+}
+
+/// Whether the prepaid rows of an order are what its amounts and lines say.
+pub(super) fn tender_off(order: &Order, deductions: &[&PrepaidDeduction]) -> Option<&'static str> {
+    let restored = order.status == OrderStatus::Closed;
+    let fits = |d: &&PrepaidDeduction| {
+        d.entry_id == key(&order.id, "tender")
+            && Some(&d.customer_id) == order.customer_id.as_ref()
+            && (d.status == DeductionStatus::Restored) == restored
+    };
+    if !deductions.iter().all(fits) {
+        return Some("a prepaid deduction belongs to another entry, customer or state");
+    }
+    let mut taken: BTreeMap<Option<&str>, i64> = BTreeMap::new();
+    for row in deductions {
+        let sum = taken.entry(row.product_id.as_ref().map(|p| p.as_str())).or_default();
+        *sum = sum.saturating_add(row.deducted_amount);
+    }
+    let mut wanted: BTreeMap<Option<&str>, i64> = BTreeMap::new();
+    wanted.insert(None, order.prepaid_amount.get());
+    for line in &order.items {
+        let sum = wanted.entry(Some(line.product_id.as_str())).or_default();
+        *sum = sum.saturating_add(line.prepaid_quantity);
+    }
+    wanted.retain(|_, n| *n != 0);
+    (taken != wanted).then_some("the prepaid deductions are not what the order used")
+}
+
+/// What an entry posts on one account.
+pub(super) fn posted_on(entry: &Entry, account: &str) -> i64 {
+    entry.postings.iter().filter(|p| p.account == account).fold(0i64, |sum, p| sum.saturating_add(p.amount))
+}
+
+/// The entry that gives a deduction back, if it was.
+pub(super) fn given_back(row: &PrepaidDeduction) -> String {
+    if row.entry_id.starts_with("order:") {
+        format!("{}-reversal", row.entry_id)
+    } else {
+        format!("prepaid:{}:restore", row.id)
+    }
+}
+
+/// What does not add up in a deduction, and where it differs from the book.
+pub(super) fn deduction_off(row: &PrepaidDeduction, entry: Option<&Entry>, given_back: bool) -> Vec<&'static str> {
+    let mut off = Vec::new();
+    let sum = row.details.iter().fold(0i64, |sum, d| sum.saturating_add(d.deducted));
+    if sum != row.deducted_amount || row.deducted_amount > row.total_amount {
+        off.push("the details do not add up to what was taken");
+    }
+    if row.details.iter().any(|d| d.before.saturating_sub(d.deducted) != d.after || d.deducted <= 0 || d.after < 0) {
+        off.push("a detail does not add up");
+    }
+    let taken = |e: &Entry| {
+        row.details.iter().all(|d| posted_on(e, &PrepaidRecord::account(&d.record_id)) == d.deducted.saturating_neg())
+    };
+    if !entry.is_some_and(taken) {
+        off.push("the book did not take what the row says");
+    }
+    if given_back != (row.status == DeductionStatus::Restored) || row.restored_at.is_some() != given_back {
+        off.push("given back in the book and not in the row, or the other way round");
+    }
+    if row.id != PrepaidDeduction::key(&row.order_id, row.prepaid_type, row.product_id.as_ref()) {
+        off.push("the row is about something else than its key says");
+    }
+    off
+}
+
+/// What does not fit in an attempt to pay.
+pub(super) fn payment_off(
+    payment: &Payment,
+    order: Option<&Order>,
+    exceptions: &[&PaymentException],
+) -> Vec<&'static str> {
+    let mut off = Vec::new();
+    match order {
+        None => off.push("the attempt belongs to no order"),
+        Some(order) => {
+            if payment.amount != order.payment_amount && payment.status != PaymentStatus::Closed {
+                off.push("the attempt asks for another amount than its order");
+            }
+            if payment.status == PaymentStatus::Paid && !order.status.is_paid() {
+                off.push("a paid attempt of an order that is not paid");
+            }
+        }
+    }
+    let recorded = exceptions.iter().any(|e| Some(&e.transaction_id) == payment.transaction_id.as_ref());
+    if (payment.status == PaymentStatus::Exception) != recorded {
+        off.push("the attempt and the recorded exceptions do not match");
+    }
+    if payment.status.is_open() != payment.next_query_at.is_some() {
+        off.push("an open attempt that nobody will ask about, or a finished one that is still asked about");
+    }
+    let paid = matches!(payment.status, PaymentStatus::Paid | PaymentStatus::Exception);
+    if payment.transaction_id.is_some() != paid {
+        off.push("a transaction without a payment, or the other way round");
+    }
+    off
+}
+
+pub(super) fn money_in(exception: &PaymentException) -> String {
+    format!("payment:{}:exception", exception.transaction_id)
+}
+
+pub(super) fn money_back(out_refund_no: &str) -> String {
+    format!("refund:{out_refund_no}:success")
+}
+
+/// What does not fit in money that fits no order.
+pub(super) fn exception_off(
+    exception: &PaymentException,
+    money_in: Option<&Entry>,
+    money_back: Option<&Entry>,
+    item: Option<&OutboxItem>,
+) -> Vec<&'static str> {
+    let mut off = Vec::new();
+    let expected =
+        Entry::new("", exception.created_at).transfer("fen", book::WECHAT, book::EXCEPTIONS, exception.amount.get());
+    if money_in.map(legs) != Some(legs(&expected)) {
+        off.push("the money is not in the book as it came in");
+    }
+    if exception.id != format!("{}:{}", exception.out_trade_no, exception.transaction_id) {
+        off.push("the record is about another payment than its key says");
+    }
+    let back = money_back.is_some();
+    if back != (exception.status == ExceptionStatus::Refunded) {
+        off.push("the refund in the book does not match the record");
+    }
+    let to_deliver = exception.status == ExceptionStatus::Refunding;
+    if to_deliver && !item.is_some_and(|i| i.status != OutboxStatus::Delivered) {
+        off.push("a refund is owed that nobody will deliver");
+    }
+    off
+}
