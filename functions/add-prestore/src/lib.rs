@@ -16,19 +16,14 @@ pub fn function() -> Function {
         .needs(&[Need::Store, Need::Session])
 }
 
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-enum Kind {
-    Amount,
-    Product,
-}
-
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Input {
     customer_id: String,
     #[serde(rename = "type")]
-    kind: Kind,
+    /// `amount` or `product`.
+    #[schemars(with = "String")]
+    prepaid_type: PrepaidType,
     /// For `amount`, in yuan.
     #[schemars(with = "Option<f64>")]
     amount: Option<Yuan>,
@@ -85,8 +80,8 @@ impl Input {
             .map_err(|_| Refusal::invalid("customerId", "customerId 格式不正确"))?;
         let remark = text::clean("remark", self.remark.as_deref().unwrap_or_default(), 200)?;
         let record_id = format!("pr-{:032x}", rand::random::<u128>());
-        let deposit = match self.kind {
-            Kind::Amount => Deposit {
+        let deposit = match self.prepaid_type {
+            PrepaidType::Amount => Deposit {
                 record_id,
                 prepaid_type: PrepaidType::Amount,
                 amount: within("amount", self.amount.map(|yuan| yuan.0.get()))?,
@@ -94,7 +89,7 @@ impl Input {
                 product_name: None,
                 remark,
             },
-            Kind::Product => {
+            PrepaidType::Product => {
                 let product = self.product_id.ok_or_else(|| Refusal::invalid("productId", "请指定 productId"))?;
                 let product =
                     ProductId::parse(&product).map_err(|_| Refusal::invalid("productId", "productId 格式不正确"))?;

@@ -10,7 +10,7 @@ mod prepaid;
 use domain::Failure;
 use edge::{Accept, Context, Function, Need, Reply};
 
-use place::Buyer;
+use place::{Buyer, Placing, place};
 
 pub use input::Input;
 
@@ -26,6 +26,8 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
     let command = input.parse()?;
     let key = ctx.command_key();
     let buyer = Buyer { open_id, code_if_unknown: ctx.caller.code_if_unknown() };
-    let placed = place::place(ctx.store(), ctx.rules(), &buyer, &command, key.as_ref(), ctx.now).await?;
+    let (store, rules, now) = (ctx.store(), ctx.rules(), ctx.now);
+    let placing = Placing { store, rules, buyer: &buyer, command: &command, key: key.as_ref(), now };
+    let placed = place(&placing).await?;
     Ok(Reply::of(&placed.value)?.with_replayed(placed.replayed))
 }

@@ -53,15 +53,19 @@ fn output(order: &Order) -> Result<serde_json::Value, Failure> {
     serde_json::to_value(output).map_err(|e| Failure::Internal(e.into()))
 }
 
+/// One command on its way to an order.
+pub(crate) struct Placing<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) rules: &'a ShopRules,
+    pub(crate) buyer: &'a Buyer,
+    pub(crate) command: &'a Command,
+    pub(crate) key: Option<&'a CommandKey>,
+    pub(crate) now: DateTime<Utc>,
+}
+
 /// Makes the order at most once per key and answers with its reply.
-pub(crate) async fn place(
-    store: &Store,
-    rules: &ShopRules,
-    buyer: &Buyer,
-    command: &Command,
-    key: Option<&CommandKey>,
-    now: DateTime<Utc>,
-) -> Result<Once<serde_json::Value>, Failure> {
+pub(crate) async fn place(placing: &Placing<'_>) -> Result<Once<serde_json::Value>, Failure> {
+    let Placing { store, key, .. } = *placing;
     // A reservation can lose its key to the sweeper when this process was frozen; then it starts over.
     for _ in 0..3 {
         if let Some(key) = key
@@ -69,7 +73,7 @@ pub(crate) async fn place(
         {
             return Ok(done);
         }
-        match try_once(store, rules, buyer, command, key, now).await {
+        match try_once(placing).await {
             Ok(Some(value)) => return Ok(Once { value, replayed: false }),
             Ok(None) => {}
             // A twin may have taken the last piece for the very same command: then its reply is ours.
@@ -84,14 +88,8 @@ pub(crate) async fn place(
 }
 
 /// `None` when it must be tried again.
-async fn try_once(
-    store: &Store,
-    rules: &ShopRules,
-    buyer: &Buyer,
-    command: &Command,
-    key: Option<&CommandKey>,
-    now: DateTime<Utc>,
-) -> Result<Option<serde_json::Value>, Failure> {
+async fn try_once(placing: &Placing<'_>) -> Result<Option<serde_json::Value>, Failure> {
+    let Placing { store, rules, buyer, command, key, now } = *placing;
     let ids: Vec<ProductId> = command.lines.iter().map(|l| l.product_id.clone()).collect();
     let (member, products) = tokio::join!(
         shop::members::active_member(store, &buyer.open_id, buyer.code_if_unknown),

@@ -8,13 +8,6 @@ use store::prepaid::PrepaidType;
 /// No more records may be named in one call.
 const RECORDS_MAX: usize = 100;
 
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-enum Kind {
-    Amount,
-    Product,
-}
-
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Input {
@@ -26,7 +19,9 @@ pub struct Input {
     amount: Option<Yuan>,
     /// What it is for; an order of the shop or of the CRM. It deducts once per type and product.
     order_id: String,
-    prepaid_type: Kind,
+    /// `amount` or `product`.
+    #[schemars(with = "String")]
+    prepaid_type: PrepaidType,
     /// For `product`, unless `recordIds` are all of one product.
     product_id: Option<String>,
     /// Only these records may pay; the oldest pays first unless given.
@@ -67,10 +62,7 @@ impl Input {
         if !is_order_id(&self.order_id) {
             return Err(Refusal::invalid("orderId", "orderId 须为 1 到 64 位字母、数字、下划线或连字符"));
         }
-        let prepaid_type = match self.prepaid_type {
-            Kind::Amount => PrepaidType::Amount,
-            Kind::Product => PrepaidType::Product,
-        };
+        let prepaid_type = self.prepaid_type;
         let product = match self.product_id.as_deref() {
             None | Some("") => None,
             Some(id) => Some(ProductId::parse(id).map_err(|_| Refusal::invalid("productId", "productId 格式不正确"))?),

@@ -116,12 +116,6 @@ impl App {
         self.sessions.issue(Kind::Staff, id, None, permissions, ttl, now).map_err(internal)
     }
 
-    /// Who a session token belongs to. For routes that carry it elsewhere than in a header.
-    /// Fails with `UNAUTHENTICATED` or `SESSION_EXPIRED`.
-    pub fn caller_of_token(&self, token: &str) -> Result<Caller, domain::Refusal> {
-        crate::caller::from_token(self, token, self.clock.now())
-    }
-
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions
     }
@@ -169,7 +163,7 @@ fn open_client(given: &OpenApiConfig, clock: &Clock, store: &Store) -> Result<we
     let config = wechat::open::Config {
         base_url: given.base_url.clone(),
         appid: given.appid.clone(),
-        secret: wechat::Secret::new(given.secret.expose()),
+        secret: given.secret.clone(),
         timeout: UPSTREAM_TIMEOUT,
         now: now_of(clock),
         cache: Arc::new(cache),
@@ -181,7 +175,7 @@ fn sms_client(given: &SmsConfig, clock: &Clock) -> Result<TencentSms, AppError> 
     let config = providers::sms::Config {
         base_url: given.base_url.clone(),
         secret_id: given.secret_id.clone(),
-        secret_key: providers::Secret::new(given.secret_key.expose()),
+        secret_key: given.secret_key.clone(),
         region: given.region.clone(),
         sdk_app_id: given.app_id.clone(),
         sign_name: given.sign.clone(),

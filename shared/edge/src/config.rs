@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
 use crate::function::Need;
+use wechat::pay;
 
 /// The fixed, documented credentials of the local cloud.
 ///
@@ -65,39 +66,7 @@ pub mod local {
     ];
 }
 
-/// A text that must not be seen: `Debug` shows nothing of it.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself. Every call is a place to look at when secrets leak.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self::new(text)
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
+pub use upstream::Secret;
 
 /// Everything a function may be configured with. A section that is `None` was not given.
 #[derive(Clone, Debug)]
@@ -254,10 +223,6 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
     (None, "PORT", "port of the HTTP host, default 9000"),
 ];
 
-const WECHAT_API_BASE: &str = "https://api.weixin.qq.com";
-const WXPAY_API_BASE: &str = "https://api.mch.weixin.qq.com";
-const WXPAY_API_BACKUP_BASE: &str = "https://api2.mch.weixin.qq.com";
-
 const SMS_REGION: &str = "ap-guangzhou";
 
 const VERIFY_CODE_SECRET_BYTES_MIN: usize = 32;
@@ -357,7 +322,7 @@ impl Reader<'_> {
         if !uri.starts_with("mongodb://") && !uri.starts_with("mongodb+srv://") {
             self.problem("MONGODB_URI", "must begin with mongodb:// or mongodb+srv://");
         }
-        let uri = Secret(uri);
+        let uri = Secret::new(uri);
         Some(StoreConfig { uri, database })
     }
 
@@ -398,16 +363,18 @@ impl Reader<'_> {
 
     fn open_api(&mut self) -> OpenApiConfig {
         OpenApiConfig {
-            base_url: self.base_url("WECHAT_API_BASE", WECHAT_API_BASE),
+            base_url: self.base_url("WECHAT_API_BASE", wechat::open::DEFAULT_BASE_URL),
             appid: self.credential("WECHAT_APPID", "the mini-program's id, wx…"),
-            secret: Secret(self.credential("WECHAT_SECRET", "the mini-program's secret, from the WeChat admin page")),
+            secret: Secret::new(
+                self.credential("WECHAT_SECRET", "the mini-program's secret, from the WeChat admin page"),
+            ),
         }
     }
 
     fn pay(&mut self) -> PayConfig {
-        let base_url = self.base_url("WXPAY_API_BASE", WXPAY_API_BASE);
+        let base_url = self.base_url("WXPAY_API_BASE", pay::DEFAULT_BASE_URL);
         // A redirected base has no second address; the real one has.
-        let backup_base_url = (base_url == WXPAY_API_BASE).then(|| WXPAY_API_BACKUP_BASE.to_owned());
+        let backup_base_url = (base_url == pay::DEFAULT_BASE_URL).then(|| pay::DEFAULT_BACKUP_BASE_URL.to_owned());
         let private_key = self
             .credential("WXPAY_PRIVATE_KEY", r"PEM of the merchant key (apiclient_key.pem), line ends may be \n")
             .replace("\\n", "\n");
@@ -436,8 +403,8 @@ impl Reader<'_> {
             mchid: self.required("WXPAY_MCHID", "the merchant number"),
             appid: self.credential("WECHAT_APPID", "the mini-program's id, wx…"),
             serial_no: self.required("WXPAY_SERIAL_NO", "the serial number of the merchant certificate"),
-            private_key: Secret(private_key),
-            api_v3_key: Secret(api_v3_key),
+            private_key: Secret::new(private_key),
+            api_v3_key: Secret::new(api_v3_key),
             platform_keys,
             notify_url,
         }
@@ -447,7 +414,7 @@ impl Reader<'_> {
         SmsConfig {
             base_url: self.base_url("SMS_API_BASE", providers::sms::DEFAULT_BASE_URL),
             secret_id: self.credential("SMS_SECRET_ID", "the id of a Tencent Cloud key that may send messages"),
-            secret_key: Secret(self.credential("SMS_SECRET_KEY", "the Tencent Cloud key")),
+            secret_key: Secret::new(self.credential("SMS_SECRET_KEY", "the Tencent Cloud key")),
             region: self.get("SMS_REGION").unwrap_or_else(|| SMS_REGION.to_owned()),
             app_id: self.credential("SMS_APP_ID", "the number of the SMS application"),
             sign: self.credential("SMS_SIGN", "the text of the approved signature, without brackets"),
@@ -460,7 +427,7 @@ impl Reader<'_> {
         if !secret.is_empty() && secret.len() < VERIFY_CODE_SECRET_BYTES_MIN {
             self.problem("VERIFY_CODE_SECRET", "has fewer than 32 bytes; make one with: openssl rand -hex 32");
         }
-        Secret(secret)
+        Secret::new(secret)
     }
 
     fn get(&self, name: &str) -> Option<String> {

@@ -160,16 +160,6 @@ impl Mongod {
         self.launch()
     }
 
-    /// Freezes the server (SIGSTOP): connections stay open and nothing answers.
-    pub fn pause(&self) -> Result<()> {
-        self.pid().map_or(Ok(()), |pid| signal(pid, "STOP"))
-    }
-
-    /// Lets a frozen server go on (SIGCONT).
-    pub fn resume(&self) -> Result<()> {
-        self.pid().map_or(Ok(()), |pid| signal(pid, "CONT"))
-    }
-
     fn launch(&mut self) -> Result<()> {
         wait_for_lock(&self.options.data_dir)?;
         // Asked first, since whatever listens there would otherwise be asked whether it is a MongoDB.

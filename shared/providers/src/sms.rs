@@ -19,8 +19,12 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use crate::tc3::{self, Call};
-use crate::transport::{self, TransportError, TransportKind};
 use crate::{Now, Secret};
+use crate::{TransportError, TransportKind};
+use upstream::{Reply, client, exchange};
+
+/// The longest answer read. Real ones are a few hundred bytes.
+const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
 /// The service's own host.
 pub const DEFAULT_BASE_URL: &str = "https://sms.tencentcloudapi.com";
@@ -296,7 +300,7 @@ impl TencentSms {
         if named.iter().any(|text| text.trim().is_empty()) {
             return Err(SmsError::Misuse("the SMS secret key, application, signature and template must not be empty"));
         }
-        let http = transport::client(config.timeout).map_err(|error| SmsError::Build(Box::new(error)))?;
+        let http = client(config.timeout, 0).map_err(|error| SmsError::Build(Box::new(error)))?;
         Ok(Self { http, url, host, config })
     }
 
@@ -361,9 +365,9 @@ impl TencentSms {
             .header("X-TC-Timestamp", now.timestamp())
             .body(payload);
         let started = Instant::now();
-        let reply = transport::exchange(request).await;
+        let reply = exchange(request, ANSWER_MAX_BYTES).await;
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (status, body) = reply.inspect_err(|error| {
+        let Reply { status, body, .. } = reply.inspect_err(|error| {
             tracing::debug!(action = ACTION, kind = %error.kind, duration_ms, "the SMS service did not answer");
         })?;
         tracing::debug!(action = ACTION, status = status.as_u16(), duration_ms, "the SMS service answered");

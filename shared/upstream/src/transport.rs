@@ -1,7 +1,7 @@
-//! The HTTP client both APIs share: carried roots, no proxies, no redirects, bounded bodies, errors without URLs.
+//! The HTTP client: carried roots, no proxies, no redirects, bounded bodies, errors without URLs.
 //!
-//! Roots are carried because the function host may have no CA bundle; a proxy from the environment would see tokens and
-//! may strip the `Wechatpay-*` headers; a redirect would send a signed request somewhere it was not signed for.
+//! Roots are carried because the function host may have no CA bundle; a proxy from the environment would see tokens and phone
+//! numbers and may strip the `Wechatpay-*` headers; a redirect would send a signed request somewhere it was not signed for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,9 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 
-/// The longest answer read. The largest real one, a list of platform certificates, is a few kilobytes.
-const BODY_MAX_BYTES: usize = 1 << 20;
-
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// No usable answer came back. Whether the request was carried out is unknown.
+/// No usable answer came back. Whether the request was carried out is unknown, except after [`TransportKind::Connect`].
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct TransportError {
@@ -29,7 +26,7 @@ pub struct TransportError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportKind {
-    /// No connection: name lookup, refused, TLS.
+    /// No connection (name lookup, refused, TLS), so nothing was sent.
     #[error("could not connect to the upstream")]
     Connect,
     /// Connected, but no whole answer in time.
@@ -45,7 +42,7 @@ pub enum TransportKind {
 
 impl From<reqwest::Error> for TransportError {
     fn from(error: reqwest::Error) -> Self {
-        // A timed-out connect is both; it is the connect that tells the reader where to look.
+        // A connect that timed out is both, and only as a connect does it say that nothing was sent.
         let kind = if error.is_connect() {
             TransportKind::Connect
         } else if error.is_timeout() {
@@ -59,15 +56,19 @@ impl From<reqwest::Error> for TransportError {
 
 /// The client could not be built; only a broken build of the TLS library does that.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BuildError {
+pub enum BuildError {
+    /// The TLS library refused its settings.
     #[error("TLS set-up failed")]
     Tls(#[from] rustls::Error),
+    /// The HTTP library refused its settings.
     #[error("HTTP client set-up failed")]
     Http(#[from] reqwest::Error),
 }
 
-/// Build a client whose requests take at most `timeout` each, connecting included.
-pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, BuildError> {
+/// Build a client whose requests take at most `timeout` each, connecting included, and are never repeated behind the caller's back.
+///
+/// `idle_per_host` connections are kept; 0 where what is lost on one that died in a frozen instance must not be sent again.
+pub fn client(timeout: Duration, idle_per_host: usize) -> Result<reqwest::Client, BuildError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
     // The provider is named here, so nothing depends on a process-wide default being installed first.
@@ -79,34 +80,34 @@ pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, BuildError> {
         .tls_backend_preconfigured(tls)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .pool_max_idle_per_host(idle_per_host)
         .connect_timeout(CONNECT_TIMEOUT.min(timeout))
         .timeout(timeout)
-        .user_agent(concat!("wechat-rust/", env!("CARGO_PKG_VERSION")))
+        .user_agent(concat!("jinlu/", env!("CARGO_PKG_VERSION")))
         .build()?;
     Ok(client)
 }
 
 /// An answer as received: nothing parsed, nothing trusted.
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
+pub struct Reply {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Vec<u8>,
 }
 
-/// Send and read the whole answer.
-pub(crate) async fn exchange(request: reqwest::RequestBuilder) -> Result<Reply, TransportError> {
+/// Send and read the whole answer, of at most `max_bytes`.
+pub async fn exchange(request: reqwest::RequestBuilder, max_bytes: usize) -> Result<Reply, TransportError> {
     let mut response = request.send().await?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
-        if body.len().saturating_add(chunk.len()) > BODY_MAX_BYTES {
+        if body.len().saturating_add(chunk.len()) > max_bytes {
             return Err(TransportError { kind: TransportKind::TooLong, source: None });
         }
         body.extend_from_slice(&chunk);
     }
     Ok(Reply { status: response.status(), headers: std::mem::take(response.headers_mut()), body })
-}
-
-/// Upstream text for people: control characters out, at most `max` characters.
-pub(crate) fn clip(text: &str, max: usize) -> String {
-    text.chars().filter(|c| !c.is_control()).take(max).collect()
 }

@@ -2,52 +2,27 @@
 //!
 //! Owns: request signing, verification of responses and notices, the two HTTP clients, the access token.
 //! Must not know: any database, the environment, the clock (it is handed in as [`Now`]), or what an order is worth.
-//! The only thing taken from this project is `domain::Failure`, so that `?` works in its handlers.
+//! Of this project it takes `domain::Failure`, so that `?` works in its handlers, and the HTTP client of `upstream`.
 
 #![warn(missing_docs)]
 
 pub mod crypto;
 pub mod open;
 pub mod pay;
-mod transport;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+pub use upstream::{Now, Secret, TransportError, TransportKind};
 
-/// Where this crate learns the time. Handed in, so that tests can stand still and move it by hand.
-pub type Now = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+/// The longest answer read. The largest real one, a list of platform certificates, is a few kilobytes.
+const ANSWER_MAX_BYTES: usize = 1 << 20;
 
-pub use transport::{TransportError, TransportKind};
-
-/// A value that must never be printed: app secret, session key, access token.
-///
-/// There is no `Display`, no `Serialize`, and `Debug` shows nothing, so it reaches a log only by calling [`Secret::expose`].
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wrap a secret.
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(***)")
-    }
-}
+/// Idle connections may be kept: what is lost on a dead one is queried before it is sent again.
+const IDLE_PER_HOST: usize = usize::MAX;
 
 /// Text that identifies a person (openid, phone number). Reads like a `&str`; `Debug` shows the last four characters only.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -117,4 +92,9 @@ impl From<open::Error> for domain::Failure {
             _ => Self::Upstream(Box::new(error)),
         }
     }
+}
+
+/// Upstream text for people: control characters out, at most `max` characters.
+pub(crate) fn clip(text: &str, max: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(max).collect()
 }

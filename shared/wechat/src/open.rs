@@ -20,7 +20,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::transport::{self, TransportError, clip};
+use upstream::{client, exchange};
+
+use crate::{ANSWER_MAX_BYTES, IDLE_PER_HOST, TransportError, clip};
 use crate::{Now, Personal, Secret};
 
 /// The Open API's own host.
@@ -277,7 +279,7 @@ impl Client {
             return Err(Error::Misuse("the base URL must be http(s) with a host and without a query"));
         }
         Ok(Self {
-            http: transport::client(config.timeout).map_err(|e| Error::Build(Box::new(e)))?,
+            http: client(config.timeout, IDLE_PER_HOST).map_err(|e| Error::Build(Box::new(e)))?,
             base: url.as_str().trim_end_matches('/').to_owned(),
             appid: config.appid,
             secret: config.secret,
@@ -487,7 +489,7 @@ impl Client {
     async fn exchange(&self, path: &str, request: RequestBuilder) -> Result<Value, Error> {
         let path = bare(path);
         let started = Instant::now();
-        let reply = transport::exchange(request).await;
+        let reply = exchange(request, ANSWER_MAX_BYTES).await;
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let reply = reply.inspect_err(|error| {
             tracing::debug!(path, kind = %error.kind, duration_ms, "the Open API did not answer");

@@ -103,7 +103,7 @@ async fn an_expired_token_says_so() {
     app.clock.advance(std::time::Duration::from_secs(1));
     let answer = call(&app, &function, http("/"), &[("x-app-session", &token)], "").await;
     assert_eq!((answer.status, code(&answer)), (401, "SESSION_EXPIRED"));
-    assert_eq!(app.caller_of_token(&token).unwrap_err().code, Code::SessionExpired);
+    assert_eq!(crate::caller::from_token(&app, &token, app.clock.now()).unwrap_err().code, Code::SessionExpired);
 }
 
 #[tokio::test]

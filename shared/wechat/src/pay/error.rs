@@ -6,7 +6,8 @@
 use http::StatusCode;
 
 use crate::crypto::{KeyError, SignatureError};
-use crate::transport::{BuildError, TransportError, clip};
+use crate::{TransportError, clip};
+use upstream::BuildError;
 
 /// A call to WeChat Pay did not give a proven result.
 #[derive(Debug, thiserror::Error)]

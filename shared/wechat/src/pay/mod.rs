@@ -23,7 +23,8 @@ use tokio::sync::Mutex;
 
 use crate::Now;
 use crate::crypto::{ApiV3Key, MerchantKey, PUBLIC_KEY_SERIAL_PREFIX, PlatformKeys, SignatureError};
-use crate::transport::{self, Reply, clip};
+use crate::{ANSWER_MAX_BYTES, IDLE_PER_HOST, clip};
+use upstream::{Reply, client, exchange};
 
 pub use error::Error;
 pub use notice::{Notice, NoticeError, NoticeResource, Verifier};
@@ -122,7 +123,7 @@ impl Client {
             ));
         }
         Ok(Self {
-            http: transport::client(config.timeout)?,
+            http: client(config.timeout, IDLE_PER_HOST)?,
             base,
             backup,
             mchid: config.mchid,
@@ -454,7 +455,7 @@ impl Client {
             request = request.header(http::header::CONTENT_TYPE, "application/json").body(body.to_owned());
         }
         let started = Instant::now();
-        let outcome = transport::exchange(request).await;
+        let outcome = exchange(request, ANSWER_MAX_BYTES).await;
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let path = redact(path);
         match outcome {
