@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use axum::Router;
-use edge::config::{OpenApiConfig, PayConfig, PlatformKey, ServiceKey, SessionSecret, SmsConfig, StoreConfig, local};
+use edge::config::{
+    DataKey, OpenApiConfig, PayConfig, PlatformKey, ServiceKey, SessionSecret, SmsConfig, StoreConfig, local,
+};
 use edge::{App, Config};
 use gateway::{Gateway, Local, Options, Tc3Key};
 use simulators::{Sim, keys};
@@ -76,6 +78,8 @@ pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
             template_id: keys::SMS_TEMPLATE.to_owned(),
         }),
         verify_code_secret: Some(local::VERIFY_CODE_SECRET.into()),
+        field_keys: vec![DataKey { id: local::KEY_ID.to_owned(), key: local::FIELD_KEY.into() }],
+        index_keys: vec![DataKey { id: local::KEY_ID.to_owned(), key: local::INDEX_KEY.into() }],
         port,
         // All functions share this one process, and load tests aim at it.
         max_concurrent: 1000,

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shop::views;
 use store::page::PageRequest;
-use store::products::{Product, Sku};
+use store::products::{Product, SaleMode, Sku};
 
 pub fn function() -> Function {
     Function::new("products", handle)
@@ -61,6 +61,13 @@ struct ProductView {
     stock: i64,
     skus: Vec<SkuView>,
     grants_coin: bool,
+    /// `shop`, `lottery` (only with a right from a draw) or `mall` (only for coins and points).
+    sale_mode: SaleMode,
+    /// What one piece costs in the points mall.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    points_price: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coin_price: Option<i64>,
     created_at: String,
 }
 
@@ -82,6 +89,9 @@ impl From<Product> for ProductView {
             images: product.images,
             price: Yuan(product.price),
             grants_coin: product.grants_coin,
+            sale_mode: product.sale_mode,
+            points_price: (product.points_price > 0).then_some(product.points_price),
+            coin_price: (product.coin_price > 0).then_some(product.coin_price),
             created_at: views::iso(product.created_at),
         }
     }

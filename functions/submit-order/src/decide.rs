@@ -75,6 +75,9 @@ pub(crate) fn decide(
         closed_at: None,
         close_reason: None,
         points_earned: Points::ZERO,
+        coins_used: 0,
+        coins_earned: 0,
+        qualification_id: None,
         payment_attempts: 0,
         stock_release: Vec::new(),
     };

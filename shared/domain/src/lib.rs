@@ -4,7 +4,10 @@
 //! arguments, so every rule can be tested as a table or a property.
 
 pub mod code;
+pub mod coins;
+pub mod draw;
 pub mod failure;
+pub mod id_card;
 pub mod ids;
 pub mod money;
 pub mod order;
@@ -13,6 +16,7 @@ pub mod prepaid;
 pub mod pricing;
 pub mod rules;
 pub mod text;
+pub mod vault;
 
 pub use code::Code;
 pub use failure::{BoxError, Failure, Refusal};

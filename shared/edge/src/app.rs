@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::vault::{FieldKeys, IndexKeys, KEY_BYTES, VaultError};
 use domain::{BoxError, Failure, OpenId, ShopRules};
 use providers::sms::TencentSms;
 use store::verify::CodeKey;
@@ -13,7 +14,7 @@ use wechat::crypto::{ApiV3Key, MerchantKey, PlatformKeys};
 
 use crate::caller::Caller;
 use crate::clock::Clock;
-use crate::config::{Config, OpenApiConfig, PayConfig, SmsConfig};
+use crate::config::{Config, DataKey, OpenApiConfig, PayConfig, SmsConfig};
 use crate::input::RequestKey;
 use crate::session::{IssueError, Kind, Sessions, USER_TOKEN_DAYS};
 use crate::token_cache::StoreTokens;
@@ -30,6 +31,8 @@ pub struct App {
     open_api: Option<wechat::open::Client>,
     sms: Option<TencentSms>,
     verify_codes: Option<CodeKey>,
+    field_keys: Option<FieldKeys>,
+    index_keys: Option<IndexKeys>,
     sessions: Sessions,
     slots: Arc<Semaphore>,
 }
@@ -56,9 +59,23 @@ impl App {
         let open_api = config.open_api.as_ref().map(|open| open_client(open, &clock, &store)).transpose()?;
         let sms = config.sms.as_ref().map(|sms| sms_client(sms, &clock)).transpose()?;
         let verify_codes = config.verify_code_secret.as_ref().map(|secret| CodeKey::new(secret.expose().as_bytes()));
+        let field_keys = vault_keys(&config.field_keys, "FIELD_KEYS", FieldKeys::new)?;
+        let index_keys = vault_keys(&config.index_keys, "INDEX_KEYS", IndexKeys::new)?;
         let sessions = Sessions::new(&config.session_secrets);
         let slots = Arc::new(Semaphore::new(config.max_concurrent.min(Semaphore::MAX_PERMITS)));
-        Ok(Arc::new(Self { config, clock, store, pay, open_api, sms, verify_codes, sessions, slots }))
+        Ok(Arc::new(Self {
+            config,
+            clock,
+            store,
+            pay,
+            open_api,
+            sms,
+            verify_codes,
+            field_keys,
+            index_keys,
+            sessions,
+            slots,
+        }))
     }
 
     /// The shop's database.
@@ -91,6 +108,20 @@ impl App {
     pub fn verify_codes(&self) -> Result<&CodeKey, Failure> {
         self.verify_codes.as_ref().ok_or_else(|| {
             Failure::invariant("VERIFY_CODE_SECRET is not configured: the function must declare Need::VerifyCodes")
+        })
+    }
+
+    /// What seals personal data and draw secrets; a function that uses it declares [`crate::Need::FieldKeys`].
+    pub fn field_keys(&self) -> Result<&FieldKeys, Failure> {
+        self.field_keys.as_ref().ok_or_else(|| {
+            Failure::invariant("FIELD_KEYS is not configured: the function must declare Need::FieldKeys")
+        })
+    }
+
+    /// What finds identity numbers; a function that uses it declares [`crate::Need::IndexKeys`].
+    pub fn index_keys(&self) -> Result<&IndexKeys, Failure> {
+        self.index_keys.as_ref().ok_or_else(|| {
+            Failure::invariant("INDEX_KEYS is not configured: the function must declare Need::IndexKeys")
         })
     }
 
@@ -130,6 +161,20 @@ impl App {
         // The semaphore is never closed, so there is nothing to fail.
         self.slots.acquire_many(all).await.ok();
     }
+}
+
+/// The configured keys made usable; none if none is configured.
+fn vault_keys<K>(
+    given: &[DataKey],
+    variable: &'static str,
+    make: impl FnOnce(Vec<(String, [u8; KEY_BYTES])>) -> Result<K, VaultError>,
+) -> Result<Option<K>, AppError> {
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let key = |key: &DataKey| Some((key.id.clone(), key.bytes()?));
+    let keys: Option<Vec<_>> = given.iter().map(key).collect();
+    keys.ok_or(VaultError::NoKey).and_then(make).map(Some).map_err(unusable(variable))
 }
 
 fn pay_client(given: &PayConfig, clock: &Clock) -> Result<wechat::pay::Client, AppError> {
@@ -235,6 +280,16 @@ impl Context {
     /// See [`App::sms`].
     pub fn sms(&self) -> Result<&TencentSms, Failure> {
         self.app.sms()
+    }
+
+    /// See [`App::field_keys`].
+    pub fn field_keys(&self) -> Result<&FieldKeys, Failure> {
+        self.app.field_keys()
+    }
+
+    /// See [`App::index_keys`].
+    pub fn index_keys(&self) -> Result<&IndexKeys, Failure> {
+        self.app.index_keys()
     }
 
     /// See [`App::verify_codes`].

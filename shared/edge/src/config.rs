@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use domain::ShopRules;
+use domain::vault::KEY_BYTES;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
@@ -47,6 +50,13 @@ pub mod local {
     /// What the local cloud's verification codes are hashed with.
     pub const VERIFY_CODE_SECRET: &str = "local-verify-code-secret-0123456789";
 
+    /// Id of the keys below.
+    pub const KEY_ID: &str = "local-key";
+    /// What the local cloud seals personal data and draw secrets with: 32 bytes in base64.
+    pub const FIELD_KEY: &str = "bG9jYWwtZmllbGQta2V5LWxvY2FsLWZpZWxkLWtleS0=";
+    /// What the local cloud finds identity numbers by: 32 bytes in base64.
+    pub const INDEX_KEY: &str = "bG9jYWwtaW5kZXgta2V5LWxvY2FsLWluZGV4LWtleS0=";
+
     /// All of the above.
     pub const ALL: &[&str] = &[
         TC3_SECRET_ID,
@@ -63,6 +73,9 @@ pub mod local {
         SMS_SIGN,
         SMS_TEMPLATE_ID,
         VERIFY_CODE_SECRET,
+        KEY_ID,
+        FIELD_KEY,
+        INDEX_KEY,
     ];
 }
 
@@ -84,6 +97,10 @@ pub struct Config {
     pub sms: Option<SmsConfig>,
     /// Verification codes are kept as HMACs under it.
     pub verify_code_secret: Option<Secret>,
+    /// Seal personal data and draw secrets; the first one seals, all of them open.
+    pub field_keys: Vec<DataKey>,
+    /// Find identity numbers; while two are live, both are written and looked up.
+    pub index_keys: Vec<DataKey>,
     pub rules: ShopRules,
     /// Calls of this process that may run at once; one more is answered `UNAVAILABLE`.
     pub max_concurrent: usize,
@@ -103,6 +120,8 @@ impl Default for Config {
             pay: None,
             sms: None,
             verify_code_secret: None,
+            field_keys: Vec::new(),
+            index_keys: Vec::new(),
             rules: ShopRules::default(),
             max_concurrent: 100,
             log_level: LevelFilter::INFO,
@@ -181,6 +200,20 @@ pub struct PlatformKey {
     pub pem: String,
 }
 
+/// One of `FIELD_KEYS` or `INDEX_KEYS`: 32 bytes in base64.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DataKey {
+    pub id: String,
+    pub key: Secret,
+}
+
+impl DataKey {
+    /// The key's bytes; none if it is not base64 of 32 bytes.
+    pub fn bytes(&self) -> Option<[u8; KEY_BYTES]> {
+        STANDARD.decode(self.key.expose()).ok()?.try_into().ok()
+    }
+}
+
 /// What is wrong with the environment: every problem at once, each naming its variable.
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration is not usable:\n  {}", .0.join("\n  "))]
@@ -215,6 +248,16 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
     (None, "SMS_REGION", "default ap-guangzhou"),
     (None, "SMS_API_BASE", "default https://sms.tencentcloudapi.com"),
     (Some(Need::VerifyCodes), "VERIFY_CODE_SECRET", "32 bytes or more; verification codes are hashed with it"),
+    (
+        Some(Need::FieldKeys),
+        "FIELD_KEYS",
+        r#"JSON list [{"id":"f1","key":"base64 of 32 bytes"}]; the first one seals personal data and draw secrets"#,
+    ),
+    (
+        Some(Need::IndexKeys),
+        "INDEX_KEYS",
+        r#"JSON list [{"id":"i1","key":"base64 of 32 bytes"}]; identity numbers are found by them"#,
+    ),
     (None, "POINTS_EARN_FEN", "net fen that earn one point, default 10000"),
     (None, "POINT_VALUE_FEN", "fen one point is worth at checkout, default 100"),
     (None, "ORDER_EXPIRE_MINUTES", "minutes until an unpaid order closes, default 30"),
@@ -294,6 +337,8 @@ impl Reader<'_> {
             pay: needed(Need::Pay).then(|| self.pay()),
             sms: needed(Need::Sms).then(|| self.sms()),
             verify_code_secret: needed(Need::VerifyCodes).then(|| self.verify_code_secret()),
+            field_keys: self.data_keys("FIELD_KEYS", needed(Need::FieldKeys)),
+            index_keys: self.data_keys("INDEX_KEYS", needed(Need::IndexKeys)),
             rules: ShopRules {
                 points_earn_fen: self.number("POINTS_EARN_FEN", 1, 100_000_000, rules.points_earn_fen),
                 point_value_fen: self.number("POINT_VALUE_FEN", 1, 1_000_000, rules.point_value_fen),
@@ -428,6 +473,20 @@ impl Reader<'_> {
             self.problem("VERIFY_CODE_SECRET", "has fewer than 32 bytes; make one with: openssl rand -hex 32");
         }
         Secret::new(secret)
+    }
+
+    fn data_keys(&mut self, name: &str, needed: bool) -> Vec<DataKey> {
+        let how = r#"a JSON list [{"id":"k1","key":"…"}] with keys from: openssl rand -base64 32"#;
+        let keys: Vec<DataKey> = self.list(name, needed, how);
+        self.distinct_ids(name, keys.iter().map(|key| key.id.as_str()));
+        for key in &keys {
+            self.not_local(name, &key.id);
+            self.not_local(name, key.key.expose());
+            if key.bytes().is_none() {
+                self.problem(name, "has a key that is not base64 of 32 bytes; make one with: openssl rand -base64 32");
+            }
+        }
+        keys
     }
 
     fn get(&self, name: &str) -> Option<String> {

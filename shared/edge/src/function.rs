@@ -42,6 +42,10 @@ pub enum Need {
     Sms,
     /// Making and checking verification codes.
     VerifyCodes,
+    /// Sealing and opening personal data and draw secrets.
+    FieldKeys,
+    /// Finding identity numbers.
+    IndexKeys,
 }
 
 /// A cloud function. Cheap to clone.

@@ -21,9 +21,17 @@ pub fn functions() -> Vec<Function> {
         send_sms::function(),
         link_user_to_customer::function(),
         customers::function(),
+        lottery::function(),
+        lottery_admin::function(),
+        coins::function(),
+        points_mall::function(),
+        verify_identity::function(),
         close_expired_orders::function(),
         reconcile_payments::function(),
         settle_stock_markers::function(),
         deliver_outbox::function(),
+        lottery_draw::function(),
+        expire_coins::function(),
+        seal_ledger::function(),
     ]
 }

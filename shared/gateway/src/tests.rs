@@ -290,6 +290,8 @@ fn the_platform_file_deploys_every_function_with_what_it_needs() {
                 Need::OpenApi => &["WECHAT_APPID", "WECHAT_SECRET"],
                 Need::Sms => &["SMS_SECRET_ID", "SMS_SECRET_KEY", "SMS_APP_ID", "SMS_SIGN", "SMS_TEMPLATE_ID"],
                 Need::VerifyCodes => &["VERIFY_CODE_SECRET"],
+                Need::FieldKeys => &["FIELD_KEYS"],
+                Need::IndexKeys => &["INDEX_KEYS"],
                 Need::Pay => &[
                     "WECHAT_APPID",
                     "WXPAY_MCHID",

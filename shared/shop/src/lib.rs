@@ -3,8 +3,12 @@
 //! It knows the store, WeChat Pay and the rules, but no HTTP.
 
 pub mod close;
+pub mod coins;
 pub mod deliver;
+pub mod identity;
 pub mod linking;
+pub mod lottery;
+pub mod mall;
 pub mod members;
 pub mod prepaid;
 pub mod prepaid_views;

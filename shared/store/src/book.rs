@@ -34,6 +34,14 @@ pub const SOLD: &str = "@sold";
 pub const DEPOSITS: &str = "@deposits";
 /// Prepaid money and goods that were used outside of our orders, and goods that our orders used (fen, pieces).
 pub const PREPAID_USED: &str = "@prepaidUsed";
+/// Coins given out (coins).
+pub const COINS_ISSUED: &str = "@coinsIssued";
+/// Coins spent in the points mall (coins).
+pub const COINS_SPENT: &str = "@coinsSpent";
+/// Coins that reached the end of their 48 hours (coins).
+pub const COINS_EXPIRED: &str = "@coinsExpired";
+/// Pieces held for winners of a draw who have not bought yet (stock).
+pub const QUALIFIED: &str = "@qualified";
 /// The other side of what stood there when the book was opened.
 pub const OPENING: &str = "@opening";
 

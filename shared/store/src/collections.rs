@@ -18,12 +18,22 @@ macro_rules! definitions {
 }
 
 definitions![
+    "accessLogs",
     "accessTokens",
+    "activityCoinLots",
+    "activityCoinRecords",
     "customerAddresses",
     "customerMergeHistory",
     "customers",
-    "ledger",
+    "identities",
     "leases",
+    "ledger",
+    "ledgerSeals",
+    "lotteryActivities",
+    "lotteryLists",
+    "lotteryQualifications",
+    "lotteryRounds",
+    "lotteryTickets",
     "member_points_log",
     "member_user",
     "nonces",

@@ -112,6 +112,15 @@ pub struct Order {
     pub close_reason: Option<String>,
     #[serde(default)]
     pub points_earned: Points,
+    /// Coins that a points-mall order cost.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub coins_used: i64,
+    /// Coins that it granted when it was paid.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub coins_earned: i64,
+    /// The right to buy that it used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qualification_id: Option<String>,
     /// The number of payment attempts begun; guards closing against an attempt that begins meanwhile.
     #[serde(default)]
     pub payment_attempts: i64,

@@ -43,6 +43,21 @@ pub struct MarkerItem {
     pub quantity: i64,
 }
 
+/// How a product may be had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SaleMode {
+    /// Anyone may buy it.
+    #[default]
+    #[serde(rename = "shop")]
+    Shop,
+    /// Only with a right to buy that a draw gave.
+    #[serde(rename = "lottery")]
+    Lottery,
+    /// Only for coins and points, in the points mall.
+    #[serde(rename = "mall")]
+    Mall,
+}
+
 /// A product. Amounts in fen; `stock` counts pieces and is 0 where the SKUs hold the stock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -63,6 +78,13 @@ pub struct Product {
     pub stock: i64,
     #[serde(default)]
     pub skus: Vec<Sku>,
+    #[serde(default)]
+    pub sale_mode: SaleMode,
+    /// Points and coins that one piece costs in the points mall; both at least 1 there.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub points_price: i64,
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub coin_price: i64,
     #[serde(default)]
     pub grants_coin: bool,
     #[serde(with = "date")]

@@ -1,0 +1,1 @@
+//! Resident identity numbers (GB 11643-1999) and names.

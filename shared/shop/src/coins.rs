@@ -1,0 +1,1 @@
+//! Activity coins: granting, spending, taking back, expiring.

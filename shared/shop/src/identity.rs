@@ -1,0 +1,1 @@
+//! Real names: verifying, erasing, rotating keys.

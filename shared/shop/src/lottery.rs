@@ -1,0 +1,1 @@
+//! The life of a draw: publishing, freezing, ranking, granting, passing on.

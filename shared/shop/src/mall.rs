@@ -1,0 +1,1 @@
+//! The points mall: goods for coins and points.

@@ -1,0 +1,1 @@
+//! `activityCoinLots` and their statement: coins that die after 48 hours.

@@ -1,0 +1,1 @@
+//! Verified real names, and who looked at them.

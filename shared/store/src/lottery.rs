@@ -1,0 +1,1 @@
+//! Draws: activities, rounds, tickets, lists and rights to buy.

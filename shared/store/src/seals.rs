@@ -1,0 +1,1 @@
+//! Seals: one chained hash per business day over the ledger.
