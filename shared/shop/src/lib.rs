@@ -10,6 +10,7 @@ pub mod linking;
 pub mod lottery;
 pub mod mall;
 pub mod members;
+pub mod messages;
 pub mod prepaid;
 pub mod prepaid_views;
 pub mod reconcile;

@@ -24,6 +24,7 @@ pub mod page;
 pub mod payments;
 pub mod prepaid;
 pub mod products;
+pub mod qualifications;
 pub mod requests;
 pub mod seals;
 pub mod stock;

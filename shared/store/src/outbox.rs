@@ -28,7 +28,7 @@ pub enum OutboxStatus {
 pub struct OutboxItem {
     #[serde(rename = "_id")]
     pub id: String,
-    /// `refund`
+    /// `refund` or `message`
     pub kind: String,
     /// What to deliver, as JSON text of the kind's own type.
     pub payload: String,
