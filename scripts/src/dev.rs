@@ -122,7 +122,11 @@ async fn start(args: &Args) -> Result<Started> {
         );
     }
 
-    let clock = Clock::system();
+    let clock_file = data_dir.join("clock");
+    if args.fresh && clock_file.exists() {
+        fs::remove_file(&clock_file)?;
+    }
+    let clock = clock(&clock_file)?;
     let app = App::new(
         Config { log_level: args.log_level, ..local::config(&url, port, &uri, &args.database) },
         clock.clone(),
@@ -153,12 +157,26 @@ async fn start(args: &Args) -> Result<Started> {
             None => format!("MONGODB_URI/{}", args.database),
         },
         timers_run: !args.no_timers,
+        clock_file: Some(clock_file),
     };
     let (gateway, router) = local::assemble(&app, &sim, place)?;
     if !edge::host::store_answers(&app).await {
         bail!("the database stopped answering");
     }
     Ok(Started { listener, router, app, gateway, url, server, _lock: lock })
+}
+
+/// The clock as it was left: entries must not be older than the days that are sealed.
+fn clock(file: &Path) -> Result<Clock> {
+    let shift = gateway::clock_file::read(file)
+        .with_context(|| format!("cannot read {}: delete it, or start over with --fresh", file.display()))?;
+    if shift.num_seconds() > 0 {
+        step(&format!(
+            "时钟仍快 {0} 秒（--fresh 复位）· the clock stays {0} s ahead, as it was left; --fresh sets it back",
+            shift.num_seconds()
+        ));
+    }
+    Ok(Clock::system_shifted_by(shift))
 }
 
 fn step(what: &str) {
@@ -247,6 +265,20 @@ mod tests {
         assert!(error.contains("http://127.0.0.1:1") && error.contains("--data-dir"), "{error}");
         drop(first);
         lock(folder.path(), "http://127.0.0.1:2").unwrap();
+    }
+
+    #[test]
+    fn a_moved_clock_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("clock");
+        assert_eq!(clock(&file).unwrap().shift(), chrono::TimeDelta::zero());
+        gateway::clock_file::write(&file, chrono::TimeDelta::days(3)).unwrap();
+        assert_eq!(clock(&file).unwrap().shift(), chrono::TimeDelta::days(3));
+        for text in ["", "soon", "-1", "99999999999999999999"] {
+            fs::write(&file, text).unwrap();
+            let error = format!("{:#}", clock(&file).unwrap_err());
+            assert!(error.contains("--fresh"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use axum::Router;
+use domain::draw::Chain;
 use edge::config::{
-    DataKey, OpenApiConfig, PayConfig, PlatformKey, ServiceKey, SessionSecret, SmsConfig, StoreConfig, local,
+    DataKey, DrandConfig, FaceIdConfig, OpenApiConfig, PayConfig, PlatformKey, ServiceKey, SessionSecret, SmsConfig,
+    StoreConfig, Template, local,
 };
 use edge::{App, Config};
 use gateway::{Gateway, Local, Options, Tc3Key};
@@ -77,6 +79,20 @@ pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
             sign: keys::SMS_SIGN.to_owned(),
             template_id: keys::SMS_TEMPLATE.to_owned(),
         }),
+        drand: Some(DrandConfig { base_url: format!("{url}/sim/drand"), chain: Chain::local() }),
+        faceid: Some(FaceIdConfig {
+            base_url: format!("{url}/sim/faceid"),
+            secret_id: keys::FACEID_SECRET_ID.to_owned(),
+            secret_key: keys::FACEID_SECRET_KEY.into(),
+        }),
+        templates: vec![Template {
+            name: "lotteryResult".to_owned(),
+            template_id: "local-lottery-result".to_owned(),
+            fields: [("thing1", "activityName"), ("phrase2", "result"), ("thing3", "productName")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            page: None,
+        }],
         verify_code_secret: Some(local::VERIFY_CODE_SECRET.into()),
         field_keys: vec![DataKey { id: local::KEY_ID.to_owned(), key: local::FIELD_KEY.into() }],
         index_keys: vec![DataKey { id: local::KEY_ID.to_owned(), key: local::INDEX_KEY.into() }],
@@ -97,6 +113,14 @@ mod tests {
         assert_eq!(local::WXPAY_API_V3_KEY, keys::API_V3_KEY);
         assert_eq!((local::SMS_SECRET_ID, local::SMS_SECRET_KEY), (keys::SMS_SECRET_ID, keys::SMS_SECRET_KEY));
         assert_eq!((local::SMS_APP_ID, local::SMS_SIGN), (keys::SMS_APP_ID, keys::SMS_SIGN));
+        assert_eq!(
+            (local::FACEID_SECRET_ID, local::FACEID_SECRET_KEY),
+            (keys::FACEID_SECRET_ID, keys::FACEID_SECRET_KEY)
+        );
         assert_eq!(local::SMS_TEMPLATE_ID, keys::SMS_TEMPLATE);
+        let chain = Chain::local();
+        assert_eq!((chain.hash.as_str(), chain.genesis_time), (keys::DRAND_CHAIN, keys::DRAND_GENESIS));
+        assert_eq!(u64::try_from(chain.period).unwrap(), keys::DRAND_PERIOD);
+        assert_eq!(chain.public_key, simulators::drand::public_key().unwrap());
     }
 }

@@ -8,7 +8,7 @@ use mongodb::{Client, Database};
 use serde_json::{Value, json};
 
 /// One change of one document.
-enum Edit {
+pub(crate) enum Edit {
     /// An update with operators.
     Update(&'static str, String, Document),
     Delete(&'static str, String),
@@ -25,9 +25,9 @@ struct Damage {
 }
 
 /// What was there before an edit: `None` where nothing was.
-struct Undo(&'static str, String, Option<Document>);
+pub(crate) struct Undo(&'static str, String, Option<Document>);
 
-async fn apply(db: &Database, edit: &Edit) -> anyhow::Result<Undo> {
+pub(crate) async fn apply(db: &Database, edit: &Edit) -> anyhow::Result<Undo> {
     let (collection, id) = match edit {
         Edit::Update(collection, id, _) | Edit::Delete(collection, id) => (*collection, id.clone()),
         Edit::Insert(collection, document) => (*collection, document.get_str("_id")?.to_owned()),
@@ -69,7 +69,7 @@ async fn apply(db: &Database, edit: &Edit) -> anyhow::Result<Undo> {
     Ok(Undo(collection, id, before))
 }
 
-async fn undo(db: &Database, Undo(collection, id, before): Undo) -> anyhow::Result<()> {
+pub(crate) async fn undo(db: &Database, Undo(collection, id, before): Undo) -> anyhow::Result<()> {
     let documents = db.collection::<Document>(collection);
     documents.delete_one(doc! { "_id": id }).await?;
     if let Some(before) = before {

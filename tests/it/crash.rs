@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use store::{Store, StoreConfig};
 
 /// A local cloud in a process of its own.
-struct Host {
+pub(crate) struct Host {
     child: Child,
-    client: Client,
+    pub(crate) client: Client,
     /// Lines of its standard error.
     errors: mpsc::Receiver<String>,
 }
@@ -26,14 +26,22 @@ impl Drop for Host {
 }
 
 /// A port for both lives of the host: the stored prepay request names the address for notices.
-fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn start(uri: &str, database: &str, data_dir: &Path, port: u16, crashpoint: Option<&str>) -> anyhow::Result<Host> {
+pub(crate) fn start(
+    uri: &str,
+    database: &str,
+    data_dir: &Path,
+    port: u16,
+    crashpoint: Option<&str>,
+) -> anyhow::Result<Host> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jinlu-it"));
     command.args(["dev", "--no-timers", "--port", &port.to_string(), "--data-dir"]).arg(data_dir);
     command.env("MONGODB_URI", uri).env("MONGODB_DATABASE", database).env_remove("JINLU_CRASHPOINT");
+    // The machine's zone must not matter: business days are Shanghai's.
+    command.env("TZ", "America/New_York");
     if let Some(name) = crashpoint {
         command.env("JINLU_CRASHPOINT", name);
     }
@@ -55,7 +63,11 @@ fn start(uri: &str, database: &str, data_dir: &Path, port: u16, crashpoint: Opti
 
 impl Host {
     /// Runs `work` until the crash point is reached, then kills the process at exactly that step.
-    async fn killed_at(mut self, name: &str, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    pub(crate) async fn killed_at(
+        mut self,
+        name: &str,
+        work: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
         let wanted = format!("crashpoint {name}");
         let errors = std::mem::replace(&mut self.errors, mpsc::channel().1);
         let reached = tokio::task::spawn_blocking(move || {
@@ -75,7 +87,7 @@ impl Host {
 /// Repeats a call as long as the answer says that repeating helps.
 ///
 /// A transaction that was killed half-way keeps its documents locked until the server gives it up.
-async fn persist(client: &Client, name: &str, token: &str, event: Value) -> anyhow::Result<Answer> {
+pub(crate) async fn persist(client: &Client, name: &str, token: &str, event: Value) -> anyhow::Result<Answer> {
     let mut last = None;
     for _ in 0..40 {
         let answer = client.call(name, token, event.clone()).await?;
@@ -188,6 +200,47 @@ async fn killed_while_prepaid_pays() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As [`survives`], with a right to buy: it is used once, or free again.
+async fn survives_with_a_right(crashpoint: &str, cancel: bool) -> anyhow::Result<()> {
+    let (uri, database, folder, port) = (mongod_uri().await?, database_name(), tempfile::tempdir()?, free_port()?);
+    let host = start(&uri, &database, folder.path(), port, Some(crashpoint))?;
+    let client = host.client.clone();
+    client.login("winner").await?;
+    #[expect(clippy::disallowed_methods, reason = "the host's clock was not moved")]
+    let right = crate::right::grant(&uri, &database, "winner", 1, chrono::Utc::now()).await?;
+    let buy = async |client: &Client| {
+        let token = client.login("winner").await?;
+        let mut event = order_of("p-lottery", 1);
+        event["qualificationId"] = json!(right);
+        event["requestId"] = json!("crash-right-1");
+        let order = persist(client, "submitOrder", &token, event).await?;
+        let id = order.ok()["orderId"].as_str().unwrap_or_default().to_owned();
+        if cancel {
+            persist(client, "orders", &token, json!({ "action": "cancel", "orderId": id })).await?;
+        }
+        anyhow::Ok(id)
+    };
+    host.killed_at(crashpoint, async { buy(&client).await.map(drop) }).await?;
+    let host = start(&uri, &database, folder.path(), port, None)?;
+    let id = buy(&host.client).await?;
+    settle_down(&host.client).await?;
+    let store = Store::new(StoreConfig::new(&uri, &database));
+    let found = store.qualification(&right).await?.and_then(|q| q.order_id);
+    assert_eq!(found.map(|o| o.as_str().to_owned()), (!cancel).then_some(id), "{crashpoint}");
+    check(&uri, &database, crashpoint, (200, 143)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_right_is_used_and_given_back() -> anyhow::Result<()> {
+    for point in ["submit.reserved", "submit.inside", "submit.committed"] {
+        survives_with_a_right(point, false).await?;
+    }
+    for point in ["close.inside", "close.committed"] {
+        survives_with_a_right(point, true).await?;
+    }
+    Ok(())
+}
+
 async fn abandoned(crashpoint: &str) -> anyhow::Result<()> {
     let (uri, database, folder, port) = (mongod_uri().await?, database_name(), tempfile::tempdir()?, free_port()?);
     let host = start(&uri, &database, folder.path(), port, Some(crashpoint))?;
@@ -267,6 +320,25 @@ async fn killed_and_never_repeated() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_day_is_sealed() -> anyhow::Result<()> {
+    let (uri, database, folder, port) = (mongod_uri().await?, database_name(), tempfile::tempdir()?, free_port()?);
+    let host = start(&uri, &database, folder.path(), port, Some("seal.hashed"))?;
+    let moved = host.client.advance(3 * 86_400).await?;
+    let now: chrono::DateTime<chrono::Utc> = moved.text("now").parse()?;
+    let client = host.client.clone();
+    host.killed_at("seal.hashed", async { client.timer("sealLedger").await.map(drop) }).await?;
+    let host = start(&uri, &database, folder.path(), port, None)?;
+    let sealed = host.client.timer("sealLedger").await?;
+    let days: Vec<&str> =
+        sealed.ok()["sealed"].as_array().into_iter().flatten().filter_map(|s| s["day"].as_str()).collect();
+    // The host runs in another zone; the first day is the one on which it opened the book, in Shanghai.
+    let first = domain::BusinessDay::of(now - chrono::TimeDelta::days(3)).to_string();
+    assert_eq!(days.first(), Some(&first.as_str()), "{sealed:?}");
+    assert!((2..=3).contains(&days.len()), "{sealed:?}");
+    check(&uri, &database, "seal.hashed", (200, 143)).await
+}
+
 /// Calls as the CRM for as long as the answer says that repeating helps.
 async fn persist_service(client: &Client, name: &str, event: Value) -> anyhow::Result<Answer> {
     for _ in 0..40 {
@@ -283,7 +355,7 @@ async fn persist_service(client: &Client, name: &str, event: Value) -> anyhow::R
 async fn crm(client: &Client, later: i64) -> anyhow::Result<()> {
     const PHONE: &str = "13800138000";
     let token = client.login("carol").await?;
-    // One code a minute; a host that starts anew has the machine's time again.
+    // One code a minute, and the second host goes on at the time that the first one was moved to.
     client.advance(later).await?;
     persist(client, "sendSMS", &token, json!({ "phone": PHONE, "purpose": "bind" })).await?.ok();
     let code = client.sms_code(PHONE).await?;

@@ -326,6 +326,8 @@ async fn submit_order_refuses_what_the_shop_does_not_sell_or_take() -> anyhow::R
         mismatch("/paymentAmount", "\"50.01\""),
         order(422, "COUPON_NOT_APPLICABLE", "/userCouponId", "\"coupon-1\""),
         order(422, "QUALIFICATION_INVALID", "/qualificationId", "\"q-1\""),
+        order(422, "QUALIFICATION_INVALID", "/items/0/productId", "\"p-lottery\""),
+        invalid(As::User, "submitOrder", with(&base, "/items/0/productId", "\"p-mug\""), "items[0].productId"),
         order(403, "FORBIDDEN", "/openId", "\"o-alice\""),
         order(403, "FORBIDDEN", "/openId", "\"\""),
         // 100 points are there, 101 are not; the goods would be worth more.
@@ -333,7 +335,7 @@ async fn submit_order_refuses_what_the_shop_does_not_sell_or_take() -> anyhow::R
             As::User,
             "submitOrder",
             {
-                let mut event = order_of("p-lottery", 1);
+                let mut event = order_of("p-rice", 20);
                 event["pointsUsed"] = json!(101);
                 event.to_string()
             },
@@ -344,7 +346,7 @@ async fn submit_order_refuses_what_the_shop_does_not_sell_or_take() -> anyhow::R
             As::User,
             "submitOrder",
             {
-                let mut event = order_of("p-lottery", 1);
+                let mut event = order_of("p-rice", 20);
                 event["paymentMethod"] = json!("balance");
                 event.to_string()
             },

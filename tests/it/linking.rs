@@ -258,7 +258,13 @@ async fn second_instance(world: &World) -> anyhow::Result<Client> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let app = App::new(world.app.config.clone(), world.app.clock.clone())?;
-    let place = Local { url: url.clone(), data_dir: String::new(), database: String::new(), timers_run: false };
+    let place = Local {
+        url: url.clone(),
+        data_dir: String::new(),
+        database: String::new(),
+        timers_run: false,
+        clock_file: None,
+    };
     let (_, router) = local::assemble(&app, &world.sim, place)?;
     tokio::spawn(async move { axum::serve(listener, router).await });
     Client::new(url)

@@ -8,19 +8,26 @@
 )]
 
 mod audit;
+mod audit_coins;
+mod audit_seals;
 mod clients;
+mod coins;
 mod crash;
+mod crash_coins;
 mod examples;
 mod identity;
 mod input;
 mod interleave;
 mod linking;
+mod mall;
 mod migrate;
 mod outage;
 mod prepaid;
 mod purchase;
 mod race;
 mod readme;
+mod right;
+mod seal;
 mod settle;
 mod tender;
 mod tidy;

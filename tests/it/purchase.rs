@@ -105,10 +105,12 @@ async fn points_and_balance_pay_and_come_back() -> anyhow::Result<()> {
     c.call("submitOrder", &token, event.clone()).await?.refused(422, "POINTS_INSUFFICIENT");
     event["pointsUsed"] = json!(51);
     c.call("submitOrder", &token, event).await?.refused(400, "INVALID_ARGUMENT");
-    let mut dear = order_of("p-lottery", 1);
+    let mut dear = order_of("p-tea", 1);
+    dear["items"][0]["skuId"] = json!("s-grade3");
+    dear["items"][0]["quantity"] = json!(3);
     dear["paymentMethod"] = json!("balance");
     c.call("submitOrder", &token, dear).await?.refused(422, "BALANCE_INSUFFICIENT");
-    assert_eq!((world.stock("p-apple").await?, world.stock("p-lottery").await?), (before, 50));
+    assert_eq!((world.stock("p-apple").await?, world.stock("p-tea").await?), (before, 143));
     world.finish().await
 }
 

@@ -7,6 +7,11 @@ use serde_json::json;
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_buyers_for_fifty_pieces() -> anyhow::Result<()> {
     let world = World::start().await?;
+    let few = json!({
+        "_id": "p-few", "name": "限量纪念币", "price": 9900, "status": "onSale", "stock": 50, "skus": [],
+        "createdAt": { "$date": "2026-01-01T00:00:00Z" },
+    });
+    world.store.open_document("shopProducts", &few, world.app.clock.now()).await?;
     let tokens = join_all((0..20).map(|i| {
         let c = world.client.clone();
         async move { c.login(&format!("buyer{i}")).await }
@@ -15,7 +20,7 @@ async fn two_hundred_buyers_for_fifty_pieces() -> anyhow::Result<()> {
     let tokens = tokens.into_iter().collect::<Result<Vec<_>, _>>()?;
     let calls = (0..200).map(|i| {
         let (client, token) = (world.client.clone(), tokens[i % 20].clone());
-        async move { client.call("submitOrder", &token, order_of("p-lottery", 1)).await }
+        async move { client.call("submitOrder", &token, order_of("p-few", 1)).await }
     });
     let answers = join_all(calls).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     let made = answers.iter().filter(|a| a.status == 200).count();
@@ -23,7 +28,7 @@ async fn two_hundred_buyers_for_fifty_pieces() -> anyhow::Result<()> {
     for answer in answers.iter().filter(|a| a.status != 200) {
         answer.refused(409, "OUT_OF_STOCK");
     }
-    assert_eq!(world.stock("p-lottery").await?, 0);
+    assert_eq!(world.stock("p-few").await?, 0);
     world.finish().await
 }
 

@@ -98,7 +98,18 @@ fn crates_depend_in_one_direction() {
             "shop" => vec!["domain", "providers", "store", "wechat"],
             "edge" => vec!["domain", "providers", "store", "upstream", "wechat"],
             "gateway" => ["domain", "edge"].into_iter().chain(functions.iter().copied()).collect(),
-            "jinlu" => vec!["domain", "edge", "gateway", "mongod", "shop", "simulators", "store", "wechat"],
+            "jinlu" => vec![
+                "domain",
+                "edge",
+                "gateway",
+                "mongod",
+                "providers",
+                "shop",
+                "simulators",
+                "store",
+                "upstream",
+                "wechat",
+            ],
             // The tests stand above everything.
             "it" => ours.iter().copied().collect(),
             other => panic!("{other} is new: say here what it may depend on"),
@@ -146,13 +157,29 @@ fn drivers_and_servers_are_named_where_they_belong() {
             }
         }
     }
-    // A dev-dependency reaches every test; only the one that does damage may use the driver, and the one that needs documents
-    // as the old system wrote them, which `store` cannot write.
+    // A dev-dependency reaches every test; only those that do damage may use the driver, and those that need documents which
+    // `store` cannot write: as the old system wrote them, and rights to buy without a draw.
     for path in files(&root().join("tests"), ".rs") {
         let text = std::fs::read_to_string(&path).unwrap();
-        let may = ["it/audit.rs", "it/migrate.rs", "it/tidy.rs"].iter().any(|name| path.ends_with(name));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let may = name.starts_with("audit") || ["right.rs", "migrate.rs", "tidy.rs"].contains(&&*name);
         if text.contains("mongodb::") && !may {
             wrong.push(format!("{} names mongodb", shown(&path)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_reads_the_machines_time_zone() {
+    let mut wrong = Vec::new();
+    for folder in ["functions", "shared", "scripts", "tests"] {
+        for path in files(&root().join(folder), ".rs").into_iter().filter(|p| !p.ends_with("it/tidy.rs")) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if ["chrono::Local", "Local::now", "offset::Local", "with_timezone(&Local"].iter().any(|w| text.contains(w))
+            {
+                wrong.push(format!("{} names chrono's Local: business days are Shanghai's", shown(&path)));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -231,7 +231,13 @@ impl World {
         app.store().init(InitOptions { demo: true, dry_run: false }, clock.now()).await?;
         let sim_clock = clock.clone();
         let sim = Sim::new(SimConfig::new(move || sim_clock.now()))?;
-        let place = Local { url: url.clone(), data_dir: String::new(), database: String::new(), timers_run: false };
+        let place = Local {
+            url: url.clone(),
+            data_dir: String::new(),
+            database: String::new(),
+            timers_run: false,
+            clock_file: None,
+        };
         let (gateway, router) = local::assemble(&app, &sim, place)?;
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self { store: app.store().clone(), app, sim, gateway, client: Client::new(url)? })

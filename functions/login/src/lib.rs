@@ -122,6 +122,7 @@ async fn find_or_create(
             level: 1,
             balance: Fen::ZERO,
             carry_fen: Fen::ZERO,
+            coins_owed: 0,
             customer_id: None,
             is_verified: false,
             blocked: false,

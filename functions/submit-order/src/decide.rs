@@ -7,7 +7,8 @@ use shop::prepaid::Tender;
 use store::members::Member;
 use store::orders::{Order, OrderItem};
 use store::prepaid::PrepaidRecord;
-use store::products::Product;
+use store::products::{Product, SaleMode};
+use store::qualifications::{self, Qualification};
 
 use crate::input::{Command, Wanted};
 use crate::prepaid::{self, Prepaid};
@@ -15,13 +16,14 @@ use crate::prepaid::{self, Prepaid};
 /// Prices the command at the store's prices and shapes the order; refuses what cannot be bought.
 pub(crate) fn decide(
     command: &Command,
-    products: &[Product],
-    member: &Member,
-    records: &[PrepaidRecord],
+    known: &Known,
     rules: &ShopRules,
     id: OrderId,
     now: DateTime<Utc>,
 ) -> Result<Decision, Refusal> {
+    let Known { member, products, records, right } = known;
+    let right =
+        command.qualification_id.as_ref().map(|_| check_right(command, right.as_ref(), member, now)).transpose()?;
     let offers = command
         .lines
         .iter()
@@ -29,6 +31,7 @@ pub(crate) fn decide(
         .map(|(i, wanted)| Offer::find(i, wanted, products))
         .collect::<Result<Vec<_>, _>>()?;
     for (i, (wanted, offer)) in command.lines.iter().zip(&offers).enumerate() {
+        check_sale_mode(i, offer.product, right)?;
         check_claim(&format!("items[{i}].price"), wanted.claimed_price, offer.price)?;
     }
     let lines: Vec<Line> =
@@ -38,7 +41,9 @@ pub(crate) fn decide(
     let left = quote.payable.checked_sub(prepaid.total()?).map_err(|_| too_large())?;
     let (balance, payment) = match command.method {
         PaymentMethod::Balance => (left, Fen::ZERO),
-        PaymentMethod::Wechat | PaymentMethod::Prestore | PaymentMethod::Prepaid => (Fen::ZERO, left),
+        PaymentMethod::Wechat | PaymentMethod::Prestore | PaymentMethod::Prepaid | PaymentMethod::Points => {
+            (Fen::ZERO, left)
+        }
     };
     check_claim("totalAmount", command.claimed_total, quote.total)?;
     check_claim("paymentAmount", command.claimed_payment, payment)?;
@@ -54,7 +59,7 @@ pub(crate) fn decide(
         id,
         user_id: member.id.clone(),
         open_id: member.open_id.clone(),
-        order_type: OrderType::Normal,
+        order_type: if right.is_some() { OrderType::Lottery } else { OrderType::Normal },
         status: if paid { OrderStatus::Paid } else { OrderStatus::PendingPayment },
         items: items(command, &offers, &quote, &prepaid),
         total_amount: quote.total,
@@ -77,17 +82,55 @@ pub(crate) fn decide(
         points_earned: Points::ZERO,
         coins_used: 0,
         coins_earned: 0,
-        qualification_id: None,
+        qualification_id: right.map(|r| r.id.clone()),
         payment_attempts: 0,
         stock_release: Vec::new(),
     };
-    Ok(Decision { order, tender: prepaid.tender })
+    Ok(Decision { order, tender: prepaid.tender, right: right.cloned() })
 }
 
-/// An order, and the prepaid money and goods that it uses.
+/// What the store knows of a command's subjects.
+pub(crate) struct Known {
+    pub(crate) member: Member,
+    pub(crate) products: Vec<Product>,
+    /// The customer's prepaid records, if they may be used.
+    pub(crate) records: Vec<PrepaidRecord>,
+    /// The right to buy that the command names, whosever it is.
+    pub(crate) right: Option<Qualification>,
+}
+
+/// The right that the command names, if it is the member's and for exactly the wanted goods.
+fn check_right<'a>(
+    command: &Command,
+    right: Option<&'a Qualification>,
+    member: &Member,
+    now: DateTime<Utc>,
+) -> Result<&'a Qualification, Refusal> {
+    let right = right.filter(|r| r.user_id == member.id).ok_or_else(qualifications::not_found)?;
+    // Whether it still holds is told before what it is for.
+    right.check(&right.product_id, right.sku_id.as_ref(), right.quantity, now)?;
+    let [line] = command.lines.as_slice() else {
+        return Err(qualifications::invalid("PRODUCT_MISMATCH", "使用购买资格时只能购买该商品"));
+    };
+    right.check(&line.product_id, line.sku_id.as_ref(), line.quantity, now)?;
+    Ok(right)
+}
+
+/// Whether the product may be bought in this way.
+fn check_sale_mode(i: usize, product: &Product, right: Option<&Qualification>) -> Result<(), Refusal> {
+    match (product.sale_mode, right) {
+        (SaleMode::Shop, _) | (SaleMode::Lottery, Some(_)) => Ok(()),
+        (SaleMode::Lottery, None) => Err(qualifications::invalid("REQUIRED", "该商品需中签后凭购买资格购买")
+            .detail("productId", product.id.as_str())),
+        (SaleMode::Mall, _) => Err(Refusal::invalid(&format!("items[{i}].productId"), "该商品只能在积分商城兑换")),
+    }
+}
+
+/// An order, and the prepaid money and goods and the right to buy that it uses.
 pub(crate) struct Decision {
     pub(crate) order: Order,
     pub(crate) tender: Option<Tender>,
+    pub(crate) right: Option<Qualification>,
 }
 
 pub(crate) fn too_large() -> Refusal {

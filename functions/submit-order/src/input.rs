@@ -3,6 +3,7 @@
 use domain::{Code, Fen, PaymentMethod, Points, ProductId, Refusal, SkuId, Yuan, text};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use shop::address::AddressInput;
 use store::orders::Address;
 
 /// More lines than this are refused.
@@ -34,6 +35,7 @@ pub struct Input {
     /// Only these prepaid records may pay.
     prepaid_record_ids: Option<Vec<String>>,
     user_coupon_id: Option<String>,
+    /// A right to buy that a draw gave: the order has then one line, of exactly its goods.
     qualification_id: Option<String>,
 }
 
@@ -59,30 +61,6 @@ enum Method {
     Prepaid,
 }
 
-/// Besides its own names it takes those of `wx.chooseAddress`.
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct AddressInput {
-    #[serde(
-        alias = "userName",
-        alias = "receiver",
-        alias = "receiverName",
-        alias = "contactName",
-        alias = "consignee"
-    )]
-    name: String,
-    #[serde(alias = "telNumber", alias = "mobile", alias = "receiverPhone", alias = "contactPhone")]
-    phone: String,
-    #[serde(default, alias = "provinceName")]
-    province: String,
-    #[serde(default, alias = "cityName")]
-    city: String,
-    #[serde(default, alias = "countyName", alias = "county")]
-    district: String,
-    #[serde(alias = "detailInfo", alias = "detailAddress", alias = "address")]
-    detail: String,
-}
-
 /// One wanted line.
 pub(crate) struct Wanted {
     pub(crate) product_id: ProductId,
@@ -99,6 +77,7 @@ pub(crate) struct Command {
     pub(crate) points: Points,
     pub(crate) prepaid_amount: Option<Fen>,
     pub(crate) prepaid_record_ids: Option<Vec<String>>,
+    pub(crate) qualification_id: Option<String>,
     pub(crate) remark: String,
     pub(crate) claimed_total: Option<Fen>,
     pub(crate) claimed_payment: Option<Fen>,
@@ -116,9 +95,6 @@ impl Input {
         // An instrument we do not take yet must not be dropped silently: the buyer would pay more than they think.
         if self.user_coupon_id.is_some() {
             return Err(Refusal::new(Code::CouponNotApplicable).detail("field", "userCouponId"));
-        }
-        if self.qualification_id.is_some() {
-            return Err(Refusal::new(Code::QualificationInvalid).detail("field", "qualificationId"));
         }
         let by_prepaid = matches!(self.payment_method, Method::Prestore | Method::Prepaid);
         let stray = |given: bool, field: &str| {
@@ -161,6 +137,7 @@ impl Input {
             points,
             prepaid_amount: self.prepaid_amount.map(|y| y.0),
             prepaid_record_ids: self.prepaid_record_ids,
+            qualification_id: self.qualification_id.filter(|id| !id.is_empty()),
             remark: text::clean("remark", &self.remark.unwrap_or_default(), 200)?,
             claimed_total: self.total_amount.map(|y| y.0),
             claimed_payment: self.payment_amount.map(|y| y.0),
@@ -188,23 +165,6 @@ impl ItemInput {
             sku_id,
             quantity: self.quantity,
             claimed_price: self.price.map(|y| y.0),
-        })
-    }
-}
-
-impl AddressInput {
-    fn parse(self) -> Result<Address, Refusal> {
-        let phone = text::required("address.phone", &self.phone, 20)?;
-        if !phone.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b' ')) {
-            return Err(Refusal::invalid("address.phone", "收货电话格式不正确"));
-        }
-        Ok(Address {
-            name: text::required("address.name", &self.name, 50)?,
-            phone,
-            province: text::clean("address.province", &self.province, 50)?,
-            city: text::clean("address.city", &self.city, 50)?,
-            district: text::clean("address.district", &self.district, 50)?,
-            detail: text::required("address.detail", &self.detail, 200)?,
         })
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod code;
 pub mod coins;
+pub mod day;
 pub mod draw;
 pub mod failure;
 pub mod id_card;
@@ -19,6 +20,7 @@ pub mod text;
 pub mod vault;
 
 pub use code::Code;
+pub use day::BusinessDay;
 pub use failure::{BoxError, Failure, Refusal};
 pub use ids::{CustomerId, OpenId, OrderId, ProductId, SkuId, UserId};
 pub use money::{Fen, Points, Yuan};

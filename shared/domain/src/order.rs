@@ -36,14 +36,18 @@ impl OrderStatus {
         matches!(self, Self::Paid | Self::Shipped | Self::Completed)
     }
 
-    /// Whether the state machine has an edge from here to `next`.
-    pub fn may_become(self, next: Self) -> bool {
-        matches!(
+    /// Whether the state machine has an edge from here to `next` for an order of this type.
+    ///
+    /// What was paid is not closed, it is refunded. A points-mall order is paid at once with points and coins, of which the
+    /// buyer has had no money's worth before it is shipped: so it alone goes from paid to closed.
+    pub fn may_become(self, order_type: OrderType, next: Self) -> bool {
+        let for_all = matches!(
             (self, next),
             (Self::PendingPayment, Self::Paid | Self::Closed)
                 | (Self::Paid, Self::Shipped)
                 | (Self::Shipped, Self::Completed)
-        )
+        );
+        for_all || (order_type == OrderType::PointsMall && (self, next) == (Self::Paid, Self::Closed))
     }
 }
 
@@ -81,6 +85,9 @@ pub enum PaymentMethod {
     /// Prepaid goods, and prepaid money if asked for; the remainder is paid through WeChat.
     #[serde(rename = "prepaid")]
     Prepaid,
+    /// Points and coins; nothing is payable. Only in the points mall.
+    #[serde(rename = "points")]
+    Points,
 }
 
 #[cfg(test)]
@@ -99,8 +106,23 @@ mod tests {
     #[test]
     fn a_closed_order_stays_closed_and_paid_is_reached_only_from_pending() {
         for from in OrderStatus::ALL {
-            assert!(!OrderStatus::Closed.may_become(from));
-            assert_eq!(from.may_become(OrderStatus::Paid), from == OrderStatus::PendingPayment);
+            for order_type in [OrderType::Normal, OrderType::Lottery, OrderType::PointsMall] {
+                assert!(!OrderStatus::Closed.may_become(order_type, from));
+                let pending = from == OrderStatus::PendingPayment;
+                assert_eq!(from.may_become(order_type, OrderStatus::Paid), pending);
+            }
+        }
+    }
+
+    #[test]
+    fn of_what_is_paid_only_a_points_mall_order_may_be_closed() {
+        let close = |status: OrderStatus, of| status.may_become(of, OrderStatus::Closed);
+        assert!(close(OrderStatus::Paid, OrderType::PointsMall));
+        for of in [OrderType::Normal, OrderType::Lottery] {
+            assert!(close(OrderStatus::PendingPayment, of) && !close(OrderStatus::Paid, of));
+        }
+        for status in [OrderStatus::Shipped, OrderStatus::Completed] {
+            assert!(!close(status, OrderType::PointsMall));
         }
     }
 }

@@ -54,6 +54,11 @@ impl FieldKeys {
         self.keys.first().map_or("", |(id, _)| id.as_str())
     }
 
+    /// The ids of all keys, newest first.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|(id, _)| id.as_str())
+    }
+
     /// Seals `plain` for `place` (`collection|field|document id`).
     pub fn seal(&self, nonce: [u8; NONCE_BYTES], place: &str, plain: &[u8]) -> Result<String, VaultError> {
         let (id, key) = self.keys.first().ok_or(VaultError::NoKey)?;
@@ -80,6 +85,13 @@ impl FieldKeys {
 /// The id of the key that sealed a text.
 pub fn sealed_by(sealed: &str) -> Option<&str> {
     parts(sealed).map(|(id, _)| id)
+}
+
+/// Whether a text has the form of a sealed one; only its key can tell whether it opens.
+pub fn is_sealed(text: &str) -> bool {
+    let body = parts(text).filter(|(id, _)| !id.is_empty()).and_then(|(_, body)| STANDARD.decode(body).ok());
+    // A nonce and a tag of 16 bytes, around at least one byte.
+    body.is_some_and(|bytes| bytes.len() > NONCE_BYTES.saturating_add(16))
 }
 
 fn parts(sealed: &str) -> Option<(&str, &str)> {
@@ -149,6 +161,7 @@ mod tests {
         let one = keys(&["a.1"]);
         let sealed = one.seal([7; NONCE_BYTES], "identities|idCard|u-1", b"secret").unwrap();
         assert_eq!(sealed_by(&sealed), Some("a.1"));
+        assert!(is_sealed(&sealed) && !is_sealed("v1.a.1.AAAA") && !is_sealed("11010519491231002X"));
         assert_eq!(one.open("identities|idCard|u-1", &sealed).unwrap(), b"secret");
         assert_eq!(one.open("identities|idCard|u-2", &sealed), Err(VaultError::Broken));
         assert_eq!(keys(&["other"]).open("identities|idCard|u-1", &sealed), Err(VaultError::UnknownKey));

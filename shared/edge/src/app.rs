@@ -6,6 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::vault::{FieldKeys, IndexKeys, KEY_BYTES, VaultError};
 use domain::{BoxError, Failure, OpenId, ShopRules};
+use providers::drand;
+use providers::faceid::TencentFaceId;
 use providers::sms::TencentSms;
 use store::verify::CodeKey;
 use store::{CommandKey, Store};
@@ -14,7 +16,7 @@ use wechat::crypto::{ApiV3Key, MerchantKey, PlatformKeys};
 
 use crate::caller::Caller;
 use crate::clock::Clock;
-use crate::config::{Config, DataKey, OpenApiConfig, PayConfig, SmsConfig};
+use crate::config::{Config, DataKey, DrandConfig, FaceIdConfig, OpenApiConfig, PayConfig, SmsConfig};
 use crate::input::RequestKey;
 use crate::session::{IssueError, Kind, Sessions, USER_TOKEN_DAYS};
 use crate::token_cache::StoreTokens;
@@ -30,6 +32,8 @@ pub struct App {
     pay: Option<wechat::pay::Client>,
     open_api: Option<wechat::open::Client>,
     sms: Option<TencentSms>,
+    drand: Option<drand::Client>,
+    faceid: Option<TencentFaceId>,
     verify_codes: Option<CodeKey>,
     field_keys: Option<FieldKeys>,
     index_keys: Option<IndexKeys>,
@@ -58,6 +62,8 @@ impl App {
         let pay = config.pay.as_ref().map(|pay| pay_client(pay, &clock)).transpose()?;
         let open_api = config.open_api.as_ref().map(|open| open_client(open, &clock, &store)).transpose()?;
         let sms = config.sms.as_ref().map(|sms| sms_client(sms, &clock)).transpose()?;
+        let drand = config.drand.as_ref().map(drand_client).transpose()?;
+        let faceid = config.faceid.as_ref().map(|faceid| faceid_client(faceid, &clock)).transpose()?;
         let verify_codes = config.verify_code_secret.as_ref().map(|secret| CodeKey::new(secret.expose().as_bytes()));
         let field_keys = vault_keys(&config.field_keys, "FIELD_KEYS", FieldKeys::new)?;
         let index_keys = vault_keys(&config.index_keys, "INDEX_KEYS", IndexKeys::new)?;
@@ -70,6 +76,8 @@ impl App {
             pay,
             open_api,
             sms,
+            drand,
+            faceid,
             verify_codes,
             field_keys,
             index_keys,
@@ -97,11 +105,23 @@ impl App {
         })
     }
 
+    /// The chain that draws are made with; a function that uses it declares [`crate::Need::Drand`].
+    pub fn drand(&self) -> Result<&drand::Client, Failure> {
+        self.drand
+            .as_ref()
+            .ok_or_else(|| Failure::invariant("drand is not configured: the function must declare Need::Drand"))
+    }
+
     /// The SMS application; a function that uses it declares [`crate::Need::Sms`].
     pub fn sms(&self) -> Result<&TencentSms, Failure> {
         self.sms
             .as_ref()
             .ok_or_else(|| Failure::invariant("SMS is not configured: the function must declare Need::Sms"))
+    }
+
+    /// The identity check, where the shop has one.
+    pub fn faceid(&self) -> Option<&TencentFaceId> {
+        self.faceid.as_ref()
     }
 
     /// What verification codes are hashed with; a function that uses it declares [`crate::Need::VerifyCodes`].
@@ -232,6 +252,23 @@ fn sms_client(given: &SmsConfig, clock: &Clock) -> Result<TencentSms, AppError> 
     TencentSms::new(config).map_err(unusable("SMS_API_BASE, SMS_SECRET_ID or SMS_REGION"))
 }
 
+fn drand_client(given: &DrandConfig) -> Result<drand::Client, AppError> {
+    let config =
+        drand::Config { base_url: given.base_url.clone(), chain: given.chain.clone(), timeout: UPSTREAM_TIMEOUT };
+    drand::Client::new(config).map_err(unusable("DRAND_API_BASE"))
+}
+
+fn faceid_client(given: &FaceIdConfig, clock: &Clock) -> Result<TencentFaceId, AppError> {
+    let config = providers::faceid::Config {
+        base_url: given.base_url.clone(),
+        secret_id: given.secret_id.clone(),
+        secret_key: given.secret_key.clone(),
+        timeout: UPSTREAM_TIMEOUT,
+        now: now_of(clock),
+    };
+    TencentFaceId::new(config).map_err(unusable("FACEID_API_BASE or FACEID_SECRET_ID"))
+}
+
 fn now_of(clock: &Clock) -> wechat::Now {
     let clock = clock.clone();
     Arc::new(move || clock.now())
@@ -280,6 +317,16 @@ impl Context {
     /// See [`App::sms`].
     pub fn sms(&self) -> Result<&TencentSms, Failure> {
         self.app.sms()
+    }
+
+    /// See [`App::drand`].
+    pub fn drand(&self) -> Result<&drand::Client, Failure> {
+        self.app.drand()
+    }
+
+    /// See [`App::faceid`].
+    pub fn faceid(&self) -> Option<&TencentFaceId> {
+        self.app.faceid()
     }
 
     /// See [`App::field_keys`].

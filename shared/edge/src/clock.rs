@@ -50,6 +50,13 @@ impl Clock {
         std::iter::once(now).chain(unmoved).collect()
     }
 
+    /// A clock of the machine that was moved before.
+    pub fn system_shifted_by(shift: TimeDelta) -> Self {
+        let clock = Self::system();
+        clock.offset_ms.store(shift.num_milliseconds(), Ordering::SeqCst);
+        clock
+    }
+
     /// Move this clock and all its clones forward.
     pub fn advance(&self, by: Duration) {
         let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);

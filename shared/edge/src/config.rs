@@ -3,13 +3,14 @@
 //! The fields are plain, so that the local cloud and tests build a [`Config`] without any environment.
 //! Nothing else in the function crates reads the environment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::ShopRules;
 use domain::vault::KEY_BYTES;
+use providers::drand::Chain;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
@@ -50,6 +51,11 @@ pub mod local {
     /// What the local cloud's verification codes are hashed with.
     pub const VERIFY_CODE_SECRET: &str = "local-verify-code-secret-0123456789";
 
+    /// Key id of the simulated identity service.
+    pub const FACEID_SECRET_ID: &str = "local-faceid-id";
+    /// Key of the simulated identity service.
+    pub const FACEID_SECRET_KEY: &str = "local-faceid-secret";
+
     /// Id of the keys below.
     pub const KEY_ID: &str = "local-key";
     /// What the local cloud seals personal data and draw secrets with: 32 bytes in base64.
@@ -73,6 +79,8 @@ pub mod local {
         SMS_SIGN,
         SMS_TEMPLATE_ID,
         VERIFY_CODE_SECRET,
+        FACEID_SECRET_ID,
+        FACEID_SECRET_KEY,
         KEY_ID,
         FIELD_KEY,
         INDEX_KEY,
@@ -95,6 +103,11 @@ pub struct Config {
     pub open_api: Option<OpenApiConfig>,
     pub pay: Option<PayConfig>,
     pub sms: Option<SmsConfig>,
+    pub drand: Option<DrandConfig>,
+    /// Identity numbers are also checked against the register. Without it their form alone is.
+    pub faceid: Option<FaceIdConfig>,
+    /// The mini-program's templates for messages.
+    pub templates: Vec<Template>,
     /// Verification codes are kept as HMACs under it.
     pub verify_code_secret: Option<Secret>,
     /// Seal personal data and draw secrets; the first one seals, all of them open.
@@ -119,6 +132,9 @@ impl Default for Config {
             open_api: None,
             pay: None,
             sms: None,
+            drand: None,
+            faceid: None,
+            templates: Vec::new(),
             verify_code_secret: None,
             field_keys: Vec::new(),
             index_keys: Vec::new(),
@@ -193,6 +209,36 @@ pub struct SmsConfig {
     pub template_id: String,
 }
 
+/// Where draws get public randomness from.
+#[derive(Clone, Debug)]
+pub struct DrandConfig {
+    pub base_url: String,
+    /// From the environment always [`Chain::quicknet`]: the local chain's secret key is public.
+    pub chain: Chain,
+}
+
+/// One of `WECHAT_TEMPLATES`: how a message of the shop fills a template of the mini-program.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Template {
+    /// What the message is about, e.g. `lotteryResult`.
+    pub name: String,
+    pub template_id: String,
+    /// The message's value for each of the template's keys: `{"thing1": "activityName"}`.
+    pub fields: BTreeMap<String, String>,
+    /// The page that a tap opens.
+    #[serde(default)]
+    pub page: Option<String>,
+}
+
+/// The service that checks names and identity numbers.
+#[derive(Clone, Debug)]
+pub struct FaceIdConfig {
+    pub base_url: String,
+    pub secret_id: String,
+    pub secret_key: Secret,
+}
+
 /// One of `WXPAY_PUBLIC_KEYS`: a public key or a platform certificate.
 #[derive(Clone, Debug, Deserialize)]
 pub struct PlatformKey {
@@ -233,6 +279,11 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
     (Some(Need::OpenApi), "WECHAT_APPID", "mini-program id"),
     (Some(Need::OpenApi), "WECHAT_SECRET", "mini-program secret"),
     (None, "WECHAT_API_BASE", "default https://api.weixin.qq.com"),
+    (
+        None,
+        "WECHAT_TEMPLATES",
+        r#"JSON list [{"name":"lotteryResult","templateId":"…","fields":{"thing1":"activityName"},"page":"…"}] of subscribe messages"#,
+    ),
     (Some(Need::Pay), "WXPAY_MCHID", "merchant number"),
     (Some(Need::Pay), "WXPAY_SERIAL_NO", "serial number of the merchant certificate"),
     (Some(Need::Pay), "WXPAY_PRIVATE_KEY", r"PEM of the merchant key, \n escapes accepted"),
@@ -247,7 +298,11 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
     (Some(Need::Sms), "SMS_TEMPLATE_ID", "approved template: {1} is the code, {2} the minutes it is valid"),
     (None, "SMS_REGION", "default ap-guangzhou"),
     (None, "SMS_API_BASE", "default https://sms.tencentcloudapi.com"),
+    (None, "DRAND_API_BASE", "default https://api.drand.sh; any relay of quicknet, for answers are verified"),
     (Some(Need::VerifyCodes), "VERIFY_CODE_SECRET", "32 bytes or more; verification codes are hashed with it"),
+    (None, "FACEID_SECRET_ID", "Tencent Cloud key id that may check identities; without it only their form is checked"),
+    (None, "FACEID_SECRET_KEY", "its key"),
+    (None, "FACEID_API_BASE", "default https://faceid.tencentcloudapi.com"),
     (
         Some(Need::FieldKeys),
         "FIELD_KEYS",
@@ -336,6 +391,9 @@ impl Reader<'_> {
             open_api: needed(Need::OpenApi).then(|| self.open_api()),
             pay: needed(Need::Pay).then(|| self.pay()),
             sms: needed(Need::Sms).then(|| self.sms()),
+            drand: needed(Need::Drand).then(|| self.drand()),
+            faceid: self.faceid(),
+            templates: self.templates(),
             verify_code_secret: needed(Need::VerifyCodes).then(|| self.verify_code_secret()),
             field_keys: self.data_keys("FIELD_KEYS", needed(Need::FieldKeys)),
             index_keys: self.data_keys("INDEX_KEYS", needed(Need::IndexKeys)),
@@ -465,6 +523,31 @@ impl Reader<'_> {
             sign: self.credential("SMS_SIGN", "the text of the approved signature, without brackets"),
             template_id: self.credential("SMS_TEMPLATE_ID", "the number of the approved template"),
         }
+    }
+
+    fn drand(&mut self) -> DrandConfig {
+        let base_url = self.base_url("DRAND_API_BASE", providers::drand::DEFAULT_BASE_URL);
+        DrandConfig { base_url, chain: Chain::quicknet() }
+    }
+
+    /// There as soon as one half of the key is.
+    fn faceid(&mut self) -> Option<FaceIdConfig> {
+        self.get("FACEID_SECRET_ID").or_else(|| self.get("FACEID_SECRET_KEY"))?;
+        Some(FaceIdConfig {
+            base_url: self.base_url("FACEID_API_BASE", providers::faceid::DEFAULT_BASE_URL),
+            secret_id: self.credential("FACEID_SECRET_ID", "the id of a Tencent Cloud key that may check identities"),
+            secret_key: Secret::new(self.credential("FACEID_SECRET_KEY", "the Tencent Cloud key")),
+        })
+    }
+
+    fn templates(&mut self) -> Vec<Template> {
+        let how = r#"a JSON list [{"name":"lotteryResult","templateId":"…","fields":{"thing1":"activityName"}}]"#;
+        let templates: Vec<Template> = self.list("WECHAT_TEMPLATES", false, how);
+        self.distinct_ids("WECHAT_TEMPLATES", templates.iter().map(|template| template.name.as_str()));
+        if templates.iter().any(|template| template.template_id.is_empty() || template.fields.is_empty()) {
+            self.problem("WECHAT_TEMPLATES", "has a template without templateId or fields");
+        }
+        templates
     }
 
     fn verify_code_secret(&mut self) -> Secret {

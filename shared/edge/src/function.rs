@@ -46,6 +46,8 @@ pub enum Need {
     FieldKeys,
     /// Finding identity numbers.
     IndexKeys,
+    /// Public randomness for draws.
+    Drand,
 }
 
 /// A cloud function. Cheap to clone.

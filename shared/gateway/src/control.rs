@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
 use chrono::SecondsFormat;
-use domain::Refusal;
+use domain::{Code, Refusal};
 use edge::{Answer, http_response, read_body, trace_id_of};
 use http::HeaderMap;
 use serde::Deserialize;
@@ -39,12 +39,14 @@ struct Fire {
 
 async fn clock(State(gateway): State<Gateway>, body: Body) -> Response {
     let result = input::<Clock>(body).await.and_then(|input| match input.advance_seconds {
-        seconds @ 0..=ADVANCE_MAX_S => Ok(seconds),
+        seconds @ 0..=ADVANCE_MAX_S => gateway.advance_clock(Duration::from_secs(seconds)).map_err(|error| {
+            tracing::error!(%error, "the moved clock cannot be kept");
+            Refusal::new(Code::Internal).with_message("无法把时钟写入数据目录")
+        }),
         _ => Err(Refusal::invalid("advanceSeconds", "最多前进十年")),
     });
     http_response(match result {
-        Ok(seconds) => {
-            gateway.advance_clock(Duration::from_secs(seconds));
+        Ok(()) => {
             let now = gateway.inner.app.clock.now().to_rfc3339_opts(SecondsFormat::Millis, true);
             success(
                 json!({ "success": true, "now": now, "offsetSeconds": gateway.inner.app.clock.shift().num_seconds() }),

@@ -4,6 +4,7 @@
 //! Knows nothing about what any function does: every route ends in [`edge::invoke`].
 
 mod calls;
+pub mod clock_file;
 mod control;
 mod cors;
 mod functions;
@@ -15,11 +16,14 @@ mod tc3;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use edge::{Answer, App, Function, Invocation, Proof};
 use http::HeaderMap;
 use serde_json::Value;
@@ -55,6 +59,8 @@ pub struct Local {
     pub database: String,
     /// Whether the timers run by themselves.
     pub timers_run: bool,
+    /// Where it keeps how far its clock was moved.
+    pub clock_file: Option<PathBuf>,
 }
 
 /// All functions behind one port. Clones share everything.
@@ -69,12 +75,15 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) calls: Calls,
     pub(crate) scheduler: Scheduler,
+    /// Held while the clock is moved, so that the file and the clock go together.
+    moving: Mutex<()>,
 }
 
 impl Gateway {
     /// A gateway to `functions`. Does no IO; the timers run only inside [`Gateway::run_timers`].
     pub fn new(app: Arc<App>, functions: Vec<Function>, timers: Vec<Timer>, options: Options) -> Self {
-        let inner = Inner { app, functions, options, calls: Calls::default(), scheduler: Scheduler::new(timers) };
+        let (calls, scheduler) = (Calls::default(), Scheduler::new(timers));
+        let inner = Inner { app, functions, options, calls, scheduler, moving: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -112,10 +121,19 @@ impl Gateway {
         self.inner.calls.newest()
     }
 
-    /// Moves the clock of the functions forward and runs the timers that have become due.
-    pub fn advance_clock(&self, by: Duration) {
-        self.inner.app.clock.advance(by);
+    /// Moves the clock of the functions forward and runs the timers that have become due. The new time is kept first: no
+    /// document may be younger than what a restart would remember.
+    pub fn advance_clock(&self, by: Duration) -> io::Result<()> {
+        let clock = &self.inner.app.clock;
+        let _moving = self.inner.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = self.inner.options.local.as_ref().and_then(|local| local.clock_file.as_ref()) {
+            let by = TimeDelta::from_std(by).map_err(io::Error::other)?;
+            let shift = clock.shift().checked_add(&by).ok_or_else(|| io::Error::other("too far"))?;
+            clock_file::write(path, shift)?;
+        }
+        clock.advance(by);
         self.inner.scheduler.wake();
+        Ok(())
     }
 
     pub(crate) fn function(&self, name: &str) -> Option<&Function> {

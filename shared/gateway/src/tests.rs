@@ -54,7 +54,13 @@ fn gateway() -> Gateway {
     ];
     let timers = vec![Timer::new("tick", "everyMinute", "5 * * * * * *").unwrap()];
     let tc3 = Tc3Key { secret_id: local::TC3_SECRET_ID.to_owned(), secret_key: local::TC3_SECRET_KEY.to_owned() };
-    let facts = Local { url: String::new(), data_dir: String::new(), database: String::new(), timers_run: false };
+    let facts = Local {
+        url: String::new(),
+        data_dir: String::new(),
+        database: String::new(),
+        timers_run: false,
+        clock_file: None,
+    };
     Gateway::new(
         app,
         functions,
@@ -267,7 +273,7 @@ async fn the_page_calls_as_whom_it_is_told() {
 fn a_moved_clock_leaves_the_clients_time_valid() {
     let gateway = gateway();
     let before = gateway.inner.app.clock.client_times();
-    gateway.advance_clock(Duration::from_secs(86_400));
+    gateway.advance_clock(Duration::from_secs(86_400)).unwrap();
     assert_eq!((before.len(), gateway.inner.app.clock.client_times().len()), (1, 2));
     assert!(gateway.inner.app.clock.client_times().contains(&before[0]));
 }
@@ -292,6 +298,8 @@ fn the_platform_file_deploys_every_function_with_what_it_needs() {
                 Need::VerifyCodes => &["VERIFY_CODE_SECRET"],
                 Need::FieldKeys => &["FIELD_KEYS"],
                 Need::IndexKeys => &["INDEX_KEYS"],
+                // Its one variable has a default.
+                Need::Drand => &[],
                 Need::Pay => &[
                     "WECHAT_APPID",
                     "WXPAY_MCHID",

@@ -1,4 +1,5 @@
-//! Upstreams that are not WeChat, one module each. Today: text messages through Tencent Cloud.
+//! Upstreams that are not WeChat, one module each. Today: text messages and identity checks by Tencent Cloud, and drand's
+//! public randomness.
 //!
 //! Owns: request signing, the wire, what each upstream error means for us. Must not know: any database, the environment, the
 //! clock (it is handed in as [`Now`]), how often a person may ask, or what a verification code opens.
@@ -6,8 +7,11 @@
 
 #![warn(missing_docs)]
 
+pub mod drand;
+pub mod faceid;
 pub mod sms;
 pub mod tc3;
+mod tencent;
 
 #[cfg(test)]
 mod tests;

@@ -4,27 +4,20 @@
 //! makes a repetition harmless. So the status decides, nothing is ever sent twice from here, and an answer that did not come
 //! means that the person may hold a working code.
 //!
-//! Upstream texts are not kept, for they may repeat the number; of an answer only its code and request id get into errors.
-//!
 //! Source: cloud.tencent.com/document/api/382/55981, with its list of codes.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{Code, Failure, Refusal};
 use http::StatusCode;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
-use crate::tc3::{self, Call};
+pub use crate::tencent::Said;
+use crate::tencent::{CallError, Endpoint, Service, SetupError, clean};
 use crate::{Now, Secret};
 use crate::{TransportError, TransportKind};
-use upstream::{Reply, client, exchange};
-
-/// The longest answer read. Real ones are a few hundred bytes.
-const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
 /// The service's own host.
 pub const DEFAULT_BASE_URL: &str = "https://sms.tencentcloudapi.com";
@@ -35,21 +28,6 @@ const VERSION: &str = "2021-01-11";
 
 /// A parameter of a code template holds at most six digits.
 const PARAMETER_DIGITS_MAX: usize = 6;
-
-/// What the service said, in words that are safe to log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// Its code, such as `LimitExceeded.PhoneNumberDailyLimit`.
-    pub code: String,
-    /// Its id of the request, for their support; `-` when nothing was sent.
-    pub request_id: String,
-}
-
-impl fmt::Display for Said {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, request {}", self.code, self.request_id)
-    }
-}
 
 /// A message was not accepted, or nobody knows whether it was.
 #[derive(Debug, thiserror::Error)]
@@ -229,10 +207,7 @@ pub struct SendReceipt {
 
 /// One SMS application with one template for codes. Make one per process and share it.
 pub struct TencentSms {
-    http: reqwest::Client,
-    url: Url,
-    /// The `Host` header, which is signed.
-    host: String,
+    endpoint: Endpoint,
     config: Config,
 }
 
@@ -253,20 +228,12 @@ struct SendSms<'a> {
 }
 
 #[derive(Deserialize)]
-struct Envelope {
-    #[serde(rename = "Response")]
-    response: Answer,
-}
-
-#[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
-    error: Option<Status>,
     send_status_set: Option<Vec<Status>>,
-    request_id: Option<String>,
 }
 
-/// The status of one number, or the error of the whole request.
+/// The status of one number.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Status {
@@ -278,30 +245,18 @@ struct Status {
 impl TencentSms {
     /// Check the configuration; nothing is sent.
     pub fn new(config: Config) -> Result<Self, SmsError> {
-        let url = Url::parse(&config.base_url).map_err(|_| SmsError::Misuse("the SMS base URL is not a URL"))?;
-        let anonymous = url.username().is_empty() && url.password().is_none();
-        let plain = url.query().is_none() && url.fragment().is_none() && anonymous;
-        let host = match (url.host_str(), url.port()) {
-            (Some(host), None) => host.to_owned(),
-            (Some(host), Some(port)) => format!("{host}:{port}"),
-            (None, _) => return Err(SmsError::Misuse("the SMS base URL has no host")),
-        };
-        if !matches!(url.scheme(), "http" | "https") || !plain {
-            return Err(SmsError::Misuse("the SMS base URL must be http(s) without query, fragment or user"));
-        }
-        // Both become parts of headers; the id stands before a slash, in a list.
-        let header_text = |text: &str| {
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b','))
-        };
-        if !header_text(&config.secret_id) || !header_text(&config.region) {
-            return Err(SmsError::Misuse("the SMS secret id and region must be visible ASCII"));
-        }
-        let named = [config.secret_key.expose(), &config.sdk_app_id, &config.sign_name, &config.template_id];
+        let named = [&config.sdk_app_id, &config.sign_name, &config.template_id];
         if named.iter().any(|text| text.trim().is_empty()) {
-            return Err(SmsError::Misuse("the SMS secret key, application, signature and template must not be empty"));
+            return Err(SmsError::Misuse("the SMS application, signature and template must not be empty"));
         }
-        let http = client(config.timeout, 0).map_err(|error| SmsError::Build(Box::new(error)))?;
-        Ok(Self { http, url, host, config })
+        let service = Service { name: SERVICE, version: VERSION, region: Some(config.region.clone()) };
+        let (id, key) = (&config.secret_id, &config.secret_key);
+        let endpoint =
+            Endpoint::new(service, &config.base_url, id, key, config.timeout).map_err(|error| match error {
+                SetupError::Misuse(what) => SmsError::Misuse(what),
+                SetupError::Build(source) => SmsError::Build(source),
+            })?;
+        Ok(Self { endpoint, config })
     }
 
     /// Send a verification code, once. `phone` is a mainland mobile number: eleven digits, bare or after `+86`, `86` or `0086`;
@@ -332,13 +287,15 @@ impl TencentSms {
         };
         let payload = serde_json::to_vec(&request).map_err(|_| SmsError::Misuse("the request is not JSON"))?;
         let now = (self.config.now)();
-        let answer = self.exchange(payload, now).await?;
-
-        let request_id = clean(answer.request_id.as_deref().unwrap_or_default());
-        if let Some(error) = answer.error {
-            return Err(SmsError::from_said(Said { code: clean(&error.code), request_id }, now));
-        }
-        let mut statuses = answer.send_status_set.ok_or(SmsError::Malformed("neither error nor status"))?.into_iter();
+        let answer = self.endpoint.call::<Answer>(ACTION, payload, now).await.map_err(|error| match error {
+            CallError::Said(said) => SmsError::from_said(said, now),
+            CallError::Http(status) => SmsError::Http(status),
+            CallError::Transport(error) => SmsError::Transport(error),
+            CallError::Malformed(what) => SmsError::Malformed(what),
+        })?;
+        let request_id = answer.request_id;
+        let statuses = answer.fields.send_status_set.ok_or(SmsError::Malformed("neither error nor status"))?;
+        let mut statuses = statuses.into_iter();
         let (Some(status), None) = (statuses.next(), statuses.next()) else {
             return Err(SmsError::Malformed("not one status for one number"));
         };
@@ -347,36 +304,6 @@ impl TencentSms {
         }
         let serial_no = clean(status.serial_no.as_deref().unwrap_or_default());
         Ok(SendReceipt { serial_no, request_id, fee: status.fee.unwrap_or_default() })
-    }
-
-    /// Sign the payload and send those very bytes.
-    async fn exchange(&self, payload: Vec<u8>, now: DateTime<Utc>) -> Result<Answer, SmsError> {
-        let call = Call { service: SERVICE, host: &self.host, action: ACTION, payload: &payload };
-        let authorization = tc3::authorization(&self.config.secret_id, &self.config.secret_key, &call, now);
-        let request = self
-            .http
-            .post(self.url.clone())
-            .header(HOST, &self.host)
-            .header(CONTENT_TYPE, tc3::CONTENT_TYPE)
-            .header(AUTHORIZATION, authorization)
-            .header("X-TC-Action", ACTION)
-            .header("X-TC-Version", VERSION)
-            .header("X-TC-Region", &self.config.region)
-            .header("X-TC-Timestamp", now.timestamp())
-            .body(payload);
-        let started = Instant::now();
-        let reply = exchange(request, ANSWER_MAX_BYTES).await;
-        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let Reply { status, body, .. } = reply.inspect_err(|error| {
-            tracing::debug!(action = ACTION, kind = %error.kind, duration_ms, "the SMS service did not answer");
-        })?;
-        tracing::debug!(action = ACTION, status = status.as_u16(), duration_ms, "the SMS service answered");
-        if !status.is_success() {
-            return Err(SmsError::Http(status));
-        }
-        // The parser's message can quote values, so it is not kept.
-        let envelope: Envelope = serde_json::from_slice(&body).map_err(|_| SmsError::Malformed("not the envelope"))?;
-        Ok(envelope.response)
     }
 }
 
@@ -396,11 +323,4 @@ fn until_beijing_midnight(now: DateTime<Utc>) -> Duration {
     const DAY: i64 = 86_400;
     let passed = now.timestamp().saturating_add(8 * 3_600).rem_euclid(DAY);
     Duration::from_secs(DAY.saturating_sub(passed).unsigned_abs())
-}
-
-/// An upstream id or code as it may be logged.
-fn clean(text: &str) -> String {
-    let known = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    let text: String = text.chars().filter(known).take(100).collect();
-    if text.is_empty() { "-".to_owned() } else { text }
 }

@@ -1,4 +1,5 @@
-//! Closing an unpaid order: at WeChat first, then in the store, then the stock goes back. Paid wins, always.
+//! Closing an order that is not paid: at WeChat first, then in the store, then the stock goes back. Paid wins, always; except in
+//! the points mall, where an order is paid at once and may be closed until it is shipped.
 
 use chrono::{DateTime, Utc};
 use domain::{Code, Failure, OrderId, OrderStatus, Refusal, ShopRules};
@@ -21,7 +22,7 @@ pub enum Closed {
     Paid,
 }
 
-/// Closes an order that is not paid.
+/// Closes an order that is not paid, or one of the points mall that is not shipped.
 ///
 /// An attempt that may be open at WeChat is closed there first; if that fails, the attempt is queried, and a payment found then
 /// is settled. `UPSTREAM_ERROR` when WeChat gives no clear answer: nothing has changed and the call may be repeated.
@@ -36,13 +37,12 @@ pub async fn close_order(
     // A payment attempt that begins meanwhile makes the guarded update miss; then look again.
     for _ in 0..5 {
         let order = store.order(id).await?.ok_or(Code::OrderNotFound)?;
-        match order.status {
-            OrderStatus::PendingPayment => {}
-            OrderStatus::Closed => {
-                finish_release(store, &order).await?;
-                return Ok(Closed::AlreadyClosed);
-            }
-            _ => return Ok(Closed::Paid),
+        if order.status == OrderStatus::Closed {
+            finish_release(store, &order).await?;
+            return Ok(Closed::AlreadyClosed);
+        }
+        if !order.status.may_become(order.order_type, OrderStatus::Closed) {
+            return Ok(Closed::Paid);
         }
         for payment in store.payments_of(id).await?.iter().filter(|p| p.status.is_open()) {
             if close_at_wechat(store, client, rules, payment, now).await? {
@@ -74,7 +74,7 @@ pub async fn close_order(
 }
 
 async fn finish_release(store: &Store, order: &Order) -> Result<(), Failure> {
-    for product in order.products() {
+    for product in order.shelf_products() {
         store.release_stock(&product).await?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! It knows the store, WeChat Pay and the rules, but no HTTP.
 
+pub mod address;
 pub mod close;
 pub mod coins;
 pub mod deliver;
@@ -11,6 +12,7 @@ pub mod lottery;
 pub mod mall;
 pub mod members;
 pub mod messages;
+pub mod place;
 pub mod prepaid;
 pub mod prepaid_views;
 pub mod reconcile;

@@ -4,7 +4,7 @@
 //! paid but fits no order becomes a payment exception with a refund in the outbox, in one transaction too.
 
 use chrono::{DateTime, Utc};
-use domain::{Failure, Fen, OrderId, OrderStatus, Points, ShopRules};
+use domain::{Failure, Fen, OrderId, OrderStatus, OrderType, Points, ShopRules};
 use store::book::{self, Entry, Posting};
 use store::members::{PointsLog, StockRecord};
 use store::orders::Order;
@@ -13,6 +13,7 @@ use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException,
 use store::{Error, Store, Tx, crashpoint, stock};
 use wechat::pay::Transaction;
 
+use crate::coins;
 use crate::prepaid::{self, Tender};
 use crate::refunds::{self, RefundOrder};
 
@@ -185,7 +186,7 @@ async fn record(
     Ok(Settlement::Exception(kind))
 }
 
-/// `pendingPayment → paid` with every effect: money, earned points and remainder, pieces sold, stock records.
+/// `pendingPayment → paid` with every effect: money, earned points, remainder and coin, pieces sold, stock records.
 ///
 /// Runs in the caller's transaction; the key of the entry makes a second run impossible.
 pub async fn book_settlement(
@@ -195,25 +196,39 @@ pub async fn book_settlement(
     rules: &ShopRules,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let points = book_effects(tx, order, rules, now).await?;
-    if !tx.mark_order_paid(&order.id, transaction_id, points, now).await? {
+    let earned = book_effects(tx, order, rules, now).await?;
+    if !tx.mark_order_paid(&order.id, transaction_id, earned.points, earned.coins, now).await? {
         return Err(Error::Invariant(format!("order {} left pendingPayment while it was settled", order.id)));
     }
     Ok(())
 }
 
-/// Books the effects of a paid order and returns the points it earned. For an order that is inserted as paid.
-pub async fn book_effects(tx: &mut Tx, order: &Order, rules: &ShopRules, now: DateTime<Utc>) -> Result<Points, Error> {
+/// What a paid order earned its buyer.
+#[derive(Clone, Copy, Debug)]
+pub struct Earned {
+    pub points: Points,
+    pub coins: i64,
+}
+
+/// Books the effects of a paid order and returns what it earned. For an order that is inserted as paid.
+pub async fn book_effects(tx: &mut Tx, order: &Order, rules: &ShopRules, now: DateTime<Utc>) -> Result<Earned, Error> {
     let member = tx
         .member(&order.user_id)
         .await?
         .ok_or_else(|| Error::Invariant(format!("order {} has no member", order.id)))?;
-    let earned = domain::points::earn(member.carry_fen, order.net_spend()?, rules.points_earn_fen)?;
-    let entry = settle_entry(order, member.carry_fen, earned, now);
+    let earned = match order.order_type {
+        // Nothing was spent, so not even a remainder of older orders may become a point here.
+        OrderType::PointsMall => domain::points::Earned { points: Points::ZERO, carry: member.carry_fen },
+        OrderType::Normal | OrderType::Lottery => {
+            domain::points::earn(member.carry_fen, order.net_spend()?, rules.points_earn_fen)?
+        }
+    };
+    let mut entry = settle_entry(order, member.carry_fen, earned, now);
+    entry.postings.extend(coins::grant_for_order(tx, order, &entry.id, now).await?);
     let after = tx.post(&entry).await?;
     log_points(tx, order, &entry, "earn", "购物返积分", &after, now).await?;
-    tx.insert_stock_records(&stock_records(order, &entry.id, now)).await?;
-    Ok(earned.points)
+    tx.insert_stock_records(&stock_records(order, "out", &entry.id, now)).await?;
+    Ok(Earned { points: earned.points, coins: coins::earned_by(order) })
 }
 
 fn settle_entry(order: &Order, carry: Fen, earned: domain::points::Earned, now: DateTime<Utc>) -> Entry {
@@ -233,10 +248,10 @@ fn settle_entry(order: &Order, carry: Fen, earned: domain::points::Earned, now: 
     entry
 }
 
-fn stock_records(order: &Order, entry_id: &str, now: DateTime<Utc>) -> Vec<StockRecord> {
+fn stock_records(order: &Order, record_type: &str, entry_id: &str, now: DateTime<Utc>) -> Vec<StockRecord> {
     let record = |line: &store::orders::OrderItem| StockRecord {
         id: format!("{entry_id}:{}", line.line_id),
-        record_type: "out".to_owned(),
+        record_type: record_type.to_owned(),
         product_id: line.product_id.clone(),
         sku_id: line.sku_id.clone(),
         quantity: line.quantity,
@@ -257,8 +272,8 @@ pub fn tender_key(order: &OrderId) -> String {
     format!("order:{order}:tender")
 }
 
-/// Takes the points, the balance and the prepaid money and goods that an order uses, with their statement rows. Nothing if it
-/// uses none.
+/// Takes the points, the coins, the balance and the prepaid money and goods that an order uses, with their statement rows.
+/// Nothing if it uses none.
 pub async fn book_tender(
     tx: &mut Tx,
     order: &Order,
@@ -274,21 +289,30 @@ pub async fn book_tender(
     if let Some(prepaid) = prepaid {
         entry.postings.extend(prepaid::tender(tx, prepaid, order.id.as_str(), &entry.id, now).await?);
     }
+    entry.postings.extend(coins::spend(tx, order, &entry.id, now).await?);
     if entry.postings.is_empty() {
         return Ok(());
     }
     let after = tx.post(&entry).await?;
-    log_points(tx, order, &entry, "spend", "下单抵扣", &after, now).await
+    let reason = if order.order_type == OrderType::PointsMall { "积分商城兑换" } else { "下单抵扣" };
+    log_points(tx, order, &entry, "spend", reason, &after, now).await
 }
 
-/// Gives back what [`book_tender`] took and what was reserved, when an order closes unpaid.
+/// Gives back what [`book_tender`] took, what was reserved or sold and the right to buy that it used, when an order closes.
 pub async fn book_close(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Result<(), Error> {
-    for reason in [stock::reserve_key(&order.id), tender_key(&order.id)] {
+    for reason in [settle_key(&order.id), stock::reserve_key(&order.id), tender_key(&order.id)] {
         let Some(entry) = tx.entry(&reason).await? else { continue };
         let reversal = entry.reversal(format!("{reason}-reversal"), now);
         let after = tx.post(&reversal).await?;
         tx.mark_deductions_restored(&reason, order.id.as_str(), now).await?;
         log_points(tx, order, &reversal, "return", "订单关闭退回", &after, now).await?;
+        coins::log_return(tx, order, &reversal, now).await?;
+        if reason == settle_key(&order.id) {
+            tx.insert_stock_records(&stock_records(order, "in", &reversal.id, now)).await?;
+        }
+    }
+    if let Some(right) = &order.qualification_id {
+        tx.give_back_qualification(right, &order.id).await?;
     }
     Ok(())
 }

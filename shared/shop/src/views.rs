@@ -73,6 +73,12 @@ pub struct OrderView {
     pub address: Address,
     pub remark: String,
     pub points_earned: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coins_used: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coins_earned: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qualification_id: Option<String>,
     pub created_at: String,
     pub expire_time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +109,9 @@ impl From<&Order> for OrderView {
             address: order.address.clone(),
             remark: order.remark.clone(),
             points_earned: order.points_earned.get(),
+            coins_used: Some(order.coins_used).filter(|n| *n != 0),
+            coins_earned: Some(order.coins_earned).filter(|n| *n != 0),
+            qualification_id: order.qualification_id.clone(),
             created_at: iso(order.created_at),
             expire_time: iso(order.expire_time),
             paid_at: order.paid_at.map(iso),

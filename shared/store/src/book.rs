@@ -40,6 +40,8 @@ pub const COINS_ISSUED: &str = "@coinsIssued";
 pub const COINS_SPENT: &str = "@coinsSpent";
 /// Coins that reached the end of their 48 hours (coins).
 pub const COINS_EXPIRED: &str = "@coinsExpired";
+/// The other side of coins that members owe (coins).
+pub const COINS_OWED: &str = "@coinsOwed";
 /// Pieces held for winners of a draw who have not bought yet (stock).
 pub const QUALIFIED: &str = "@qualified";
 /// The other side of what stood there when the book was opened.
@@ -48,7 +50,7 @@ pub const OPENING: &str = "@opening";
 /// No field account may hold more: what is beyond could not be read back.
 const FIELD_MAX: i64 = domain::money::POINTS_MAX;
 
-/// The unit of a posting: `fen`, `points`, `spend`, `stock:{product}[/{sku}]` or `pieces:{product}`.
+/// The unit of a posting: `fen`, `points`, `spend`, `coins`, `stock:{product}[/{sku}]` or `pieces:{product}`.
 pub type Asset = String;
 
 /// One leg of an entry.
@@ -174,6 +176,7 @@ fn insufficient(collection: &str, field: &str) -> Error {
         "points" => Code::PointsInsufficient.into(),
         "balance" if collection == "prepaidRecords" => Code::PrepaidInsufficient.into(),
         "balance" => Code::BalanceInsufficient.into(),
+        "remaining" => Code::CoinsInsufficient.into(),
         other => Error::Invariant(format!("field {other} would go below zero")),
     }
 }

@@ -26,6 +26,7 @@ pub mod prepaid;
 pub mod products;
 pub mod qualifications;
 pub mod requests;
+pub mod rotation;
 pub mod seals;
 pub mod stock;
 mod tx;

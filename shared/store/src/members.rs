@@ -27,6 +27,9 @@ pub struct Member {
     pub balance: Fen,
     /// Net spend that has not earned a point yet.
     pub carry_fen: Fen,
+    /// Coins of refunded orders that were spent before they could be taken back.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub coins_owed: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_id: Option<CustomerId>,
     #[serde(default)]
@@ -79,13 +82,14 @@ impl Row for PointsLog {
     }
 }
 
-/// `records`: pieces that went out with a paid order. `_id` = `{entry}:{line}`.
+/// `records`: pieces that went out with a paid order, or came back with a points-mall order that was cancelled.
+/// `_id` = `{entry}:{line}`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StockRecord {
     #[serde(rename = "_id")]
     pub id: String,
-    /// `out`
+    /// `out` or `in`
     #[serde(rename = "type")]
     pub record_type: String,
     pub product_id: ProductId,

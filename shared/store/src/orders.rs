@@ -145,6 +145,11 @@ impl Order {
         let set: std::collections::BTreeSet<_> = self.items.iter().map(|i| i.product_id.clone()).collect();
         set.into_iter().collect()
     }
+
+    /// The products that it took pieces of from the shelf: none if it uses a right to buy, whose grant took them.
+    pub fn shelf_products(&self) -> Vec<ProductId> {
+        if self.qualification_id.is_some() { Vec::new() } else { self.products() }
+    }
 }
 
 impl Row for Order {
@@ -214,9 +219,13 @@ impl Tx {
         id: &OrderId,
         transaction_id: Option<&str>,
         points_earned: Points,
+        coins_earned: i64,
         now: DateTime<Utc>,
     ) -> Result<bool, Error> {
-        let mut set = doc! { "status": OrderStatus::Paid.as_str(), "paidAt": date::bson(now), "pointsEarned": points_earned.get() };
+        let mut set = doc! {
+            "status": OrderStatus::Paid.as_str(), "paidAt": date::bson(now),
+            "pointsEarned": points_earned.get(), "coinsEarned": coins_earned,
+        };
         if let Some(transaction_id) = transaction_id {
             set.insert("transactionId", transaction_id);
         }
@@ -228,14 +237,14 @@ impl Tx {
         .await
     }
 
-    /// `pendingPayment → closed`, noting the products whose pieces must go back; false if the order is in any other state
-    /// or a payment attempt began since `attempts` was read.
+    /// Closes an order in the state that was read, noting the products whose pieces must go back; false if it has another
+    /// state by now or a payment attempt began since.
     pub async fn mark_order_closed(&mut self, order: &Order, reason: &str, now: DateTime<Utc>) -> Result<bool, Error> {
-        let products: Vec<String> = order.products().into_iter().map(String::from).collect();
+        let products: Vec<String> = order.shelf_products().into_iter().map(String::from).collect();
         self.update(
             "orders",
             doc! {
-                "_id": order.id.as_str(), "status": OrderStatus::PendingPayment.as_str(),
+                "_id": order.id.as_str(), "status": order.status.as_str(),
                 "paymentAttempts": order.payment_attempts,
             },
             doc! { "$set": {

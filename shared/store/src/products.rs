@@ -136,6 +136,11 @@ impl Store {
         Ok(self.collection::<Product>("shopProducts").await?.find_one(doc! { "_id": id.as_str() }).await?)
     }
 
+    /// Products of the points mall on sale, newest first.
+    pub async fn mall_products(&self, page: &PageRequest) -> Result<Page<Product>, Error> {
+        self.page("shopProducts", doc! { "status": "onSale", "saleMode": "mall" }, page).await
+    }
+
     /// Products on sale, newest first, optionally of one category.
     pub async fn products_on_sale(&self, category: Option<&str>, page: &PageRequest) -> Result<Page<Product>, Error> {
         let mut filter = doc! { "status": "onSale" };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bson::doc;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Code, Refusal};
+use mongodb::options::ReadConcern;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +57,25 @@ pub struct Once<T> {
 impl Store {
     /// The stored reply of an earlier command with this key; the same key with another input is refused.
     pub async fn replay<T: DeserializeOwned>(&self, key: &CommandKey) -> Result<Option<Once<T>>, Error> {
-        let found = self.collection::<Request>("requests").await?.find_one(doc! { "_id": &key.id }).await?;
-        let Some(request) = found else { return Ok(None) };
+        self.reply(key, ReadConcern::majority()).await
+    }
+
+    /// As [`Store::replay`], for a command that was just refused or met a duplicate.
+    ///
+    /// A transaction that does not commit may have read what its twin committed a moment ago and the majority does not have
+    /// yet: an ordinary read after it could miss the twin's reply, and a repeat would be refused because of itself.
+    pub async fn replay_of_twin<T: DeserializeOwned>(&self, key: &CommandKey) -> Result<Option<Once<T>>, Error> {
+        self.reply(key, ReadConcern::linearizable()).await
+    }
+
+    async fn reply<T: DeserializeOwned>(
+        &self,
+        key: &CommandKey,
+        concern: ReadConcern,
+    ) -> Result<Option<Once<T>>, Error> {
+        let requests = self.collection::<Request>("requests").await?;
+        let find = requests.find_one(doc! { "_id": &key.id }).read_concern(concern);
+        let Some(request) = find.max_time(self.transaction_deadline()).await? else { return Ok(None) };
         if request.input_hash != key.input_hash {
             return Err(Refusal::new(Code::IdempotencyKeyReused).into());
         }
@@ -99,7 +117,7 @@ impl Store {
         match (result, key) {
             (Ok(value), _) => Ok(Once { value, replayed: false }),
             // A twin may have been first: its reply is the truth, whatever stopped this one.
-            (Err(error), Some(key)) if !error.is_unavailable() => match self.replay(key).await? {
+            (Err(error), Some(key)) if !error.is_unavailable() => match self.replay_of_twin(key).await? {
                 Some(done) => Ok(done),
                 None => Err(error),
             },

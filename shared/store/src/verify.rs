@@ -21,7 +21,7 @@ pub const CODE_MINUTES: u32 = 5;
 pub const TRIES_MAX: i64 = 5;
 
 /// How often a code may be asked for: so many in so many seconds. Ascending, the last one being what a row remembers.
-const SENDING_LIMITS: [(u8, i64); 3] = [(1, 60), (5, 3_600), (10, 86_400)];
+const SENDING_LIMITS: &[(u8, i64)] = &[(1, 60), (5, 3_600), (10, 86_400)];
 
 /// What codes are hashed with.
 #[derive(Clone)]
@@ -102,22 +102,23 @@ impl Store {
     /// `retryAfterSeconds`, which counts nothing for the limit that was met.
     pub async fn count_sending(&self, subject: &CodeSubject<'_>, now: DateTime<Utc>) -> Result<(), Error> {
         // The user first: whoever is over their own limit must not use up somebody's phone.
-        self.count(&format!("sms|user|{}", subject.user), now).await?;
-        self.count(&format!("sms|phone|{}", subject.phone), now).await
+        self.count(&format!("sms|user|{}", subject.user), SENDING_LIMITS, now).await?;
+        self.count(&format!("sms|phone|{}", subject.phone), SENDING_LIMITS, now).await
     }
 
-    async fn count(&self, id: &str, now: DateTime<Utc>) -> Result<(), Error> {
-        let within = |(count, seconds): (u8, i64)| {
+    /// Counts one more of whatever `id` says, unless that is over one of the limits: at most ten in any of them, ascending.
+    pub(crate) async fn count(&self, id: &str, limits: &[(u8, i64)], now: DateTime<Utc>) -> Result<(), Error> {
+        let within = |&(count, seconds): &(u8, i64)| {
             let oldest = format!("at.{}", count.saturating_sub(1));
             Bson::Document(doc! { oldest: { "$gt": date::bson(now - TimeDelta::seconds(seconds)) } })
         };
-        let limits: Vec<Bson> = SENDING_LIMITS.into_iter().map(within).collect();
-        let (kept, longest) = SENDING_LIMITS.last().copied().unwrap_or((10, 86_400));
+        let over: Vec<Bson> = limits.iter().map(within).collect();
+        let (kept, longest) = limits.last().copied().unwrap_or((10, 86_400));
         let result = self
             .collection::<Document>("rateLimits")
             .await?
             .update_one(
-                doc! { "_id": id, "$nor": limits },
+                doc! { "_id": id, "$nor": over },
                 doc! {
                     "$push": { "at": { "$each": [date::bson(now)], "$position": 0i32, "$slice": i32::from(kept) } },
                     "$set": { "expiresAt": date::bson(now + TimeDelta::seconds(longest)) },
@@ -130,7 +131,7 @@ impl Store {
             // The upsert meets the row that the guard did not let through.
             Err(Error::Duplicate { .. }) => {
                 let row = self.collection::<RateLimit>("rateLimits").await?.find_one(doc! { "_id": id }).await?;
-                let wait = row.map_or(1, |row| seconds_to_wait(&row.at, now));
+                let wait = row.map_or(1, |row| seconds_to_wait(limits, &row.at, now));
                 Err(Refusal::new(Code::RateLimited).detail("retryAfterSeconds", wait).into())
             }
             Err(error) => Err(error),
@@ -201,8 +202,8 @@ impl Store {
 }
 
 /// Until the limits let the next one pass, at least 1.
-fn seconds_to_wait(at: &[bson::DateTime], now: DateTime<Utc>) -> i64 {
-    SENDING_LIMITS
+fn seconds_to_wait(limits: &[(u8, i64)], at: &[bson::DateTime], now: DateTime<Utc>) -> i64 {
+    limits
         .iter()
         .filter_map(|(count, seconds)| {
             let oldest = at.get(usize::from(count.saturating_sub(1)))?.to_chrono();
@@ -248,8 +249,8 @@ mod tests {
     fn the_longest_wait_counts() {
         let now: DateTime<Utc> = "2026-11-21T08:00:00Z".parse().unwrap();
         let ago = |seconds: i64| bson::DateTime::from_chrono(now - TimeDelta::seconds(seconds));
-        assert_eq!(seconds_to_wait(&[ago(10)], now), 50);
-        assert_eq!(seconds_to_wait(&[ago(61), ago(122), ago(183), ago(244), ago(600)], now), 3_000);
-        assert_eq!(seconds_to_wait(&[], now), 1);
+        assert_eq!(seconds_to_wait(SENDING_LIMITS, &[ago(10)], now), 50);
+        assert_eq!(seconds_to_wait(SENDING_LIMITS, &[ago(61), ago(122), ago(183), ago(244), ago(600)], now), 3_000);
+        assert_eq!(seconds_to_wait(SENDING_LIMITS, &[], now), 1);
     }
 }

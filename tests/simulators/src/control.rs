@@ -400,13 +400,13 @@ fn shown(order: &Order, now: chrono::DateTime<chrono::Utc>) -> Result<Value, Ref
 
 fn check(fault: &Fault) -> Result<(), Refused> {
     match (fault.target, fault.mode, &fault.errcode) {
-        (Target::Wechat | Target::Sms, FaultMode::BadSignature, _) => {
+        (Target::Wechat | Target::Sms | Target::FaceId, FaultMode::BadSignature, _) => {
             Err(Refused::argument("only WeChat Pay signs its replies; badSignature is for wxpay"))
         }
         (Target::Wechat, FaultMode::Errcode, Some(Value::Number(_)))
-        | (Target::Wxpay | Target::Sms, FaultMode::Errcode, Some(Value::String(_))) => Ok(()),
+        | (Target::Wxpay | Target::Sms | Target::FaceId, FaultMode::Errcode, Some(Value::String(_))) => Ok(()),
         (_, FaultMode::Errcode, _) => Err(Refused::argument(
-            "errcode must be a number for wechat, a code such as \"SYSTEM_ERROR\" for wxpay, \"LimitExceeded.PhoneNumberDailyLimit\" for sms",
+            "errcode must be a number for wechat, a code such as \"SYSTEM_ERROR\" for wxpay, \"LimitExceeded.PhoneNumberDailyLimit\" for sms and faceid",
         )),
         _ => Ok(()),
     }

@@ -23,6 +23,10 @@ pub enum Target {
     Wechat,
     /// Text messages, under `/sms`.
     Sms,
+    /// Public randomness, under `/drand`.
+    Drand,
+    /// The identity check, under `/faceid`.
+    FaceId,
 }
 
 /// How a request fails.
@@ -37,7 +41,8 @@ pub enum FaultMode {
     /// HTTP 429 `FREQUENCY_LIMITED` before anything happens; on the Open API `45011`, for messages `RequestLimitExceeded`.
     #[serde(rename = "429")]
     TooMany,
-    /// The request takes effect, its reply is signed with a key nobody knows (WeChat Pay only).
+    /// The request takes effect, its reply is signed with a key nobody knows (WeChat Pay), or its signature is
+    /// another round's (drand).
     #[serde(rename = "badSignature")]
     BadSignature,
     /// The error in `errcode`: a number on the Open API, a code such as `SYSTEM_ERROR` on WeChat Pay or

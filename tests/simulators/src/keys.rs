@@ -50,3 +50,16 @@ pub const SMS_APP_ID: &str = "local-sms-app";
 pub const SMS_SIGN: &str = "local-金鹿";
 /// The approved template of verification codes: `{1}` is the code, `{2}` the minutes it is valid.
 pub const SMS_TEMPLATE: &str = "local-sms-code";
+
+/// The hash that names the simulated drand chain; read as text it says that it is no secret.
+pub const DRAND_CHAIN: &str = "6a696e6c752d6c6f63616c2d746573742d636861696e2d6e6f742d7365637265";
+/// The chain's secret key, a test key: whoever reads this can sign any round.
+pub const DRAND_SECRET_KEY: &[u8; 32] = b"jinlu local drand: not a secret!";
+/// Unix seconds of round 1.
+pub const DRAND_GENESIS: i64 = 1_577_836_800;
+/// Seconds between rounds.
+pub const DRAND_PERIOD: u64 = 3;
+/// Id of the key pair the simulated identity service knows.
+pub const FACEID_SECRET_ID: &str = "local-faceid-id";
+/// The secret half of [`FACEID_SECRET_ID`]: signs requests.
+pub const FACEID_SECRET_KEY: &str = "local-faceid-secret";

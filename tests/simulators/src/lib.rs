@@ -1,17 +1,20 @@
-//! The upstreams of the shop, simulated: WeChat Pay APIv3, the mini program's Open API, Tencent Cloud's text messages, and the
-//! steering that makes a payer pay, a notice get lost or an upstream fail.
+//! The upstreams of the shop, simulated: WeChat Pay APIv3, the mini program's Open API, Tencent Cloud's text messages and
+//! identity check, drand's randomness, and the steering that makes a payer pay, a notice get lost or an upstream fail.
 //!
 //! Owns: the upstream's ledger, its signatures, its strictness. Must not know: any other crate of this workspace. What it
 //! checks it checks by itself, so that a mistake in the client under test has no twin here.
 
 mod control;
 mod crypto;
+pub mod drand;
+mod faceid;
 mod faults;
 pub mod keys;
 mod notice;
 mod openapi;
 mod sms;
 mod state;
+mod tc3;
 #[cfg(test)]
 mod tests;
 mod wxpay;
@@ -147,12 +150,14 @@ impl Sim {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Serves `/wxpay/…`, `/wechat/…`, `/sms` and `/control/…`; mount it at the root or nest it, for example under `/sim`.
+    /// Serves `/wxpay/…`, `/wechat/…`, `/sms`, `/faceid`, `/drand/…` and `/control/…`; mount it at the root or nest it, for example under `/sim`.
     pub fn router(&self) -> Router {
         Router::new()
             .nest("/wxpay", wxpay::router(self.clone()))
             .nest("/wechat", openapi::router(self.clone()))
             .merge(sms::router(self.clone()))
+            .nest("/drand", drand::router(self.clone()))
+            .merge(faceid::router(self.clone()))
             .nest("/control", control::router(self.clone()))
     }
 

@@ -1,5 +1,6 @@
 //! The simulators seen from outside: requests signed by hand, replies and notices verified with `ring`.
 
+mod drand;
 mod sms;
 
 use std::path::{Path, PathBuf};

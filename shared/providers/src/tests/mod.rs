@@ -1,4 +1,5 @@
 //! Tests: published vectors, and the client against a scripted server on loopback.
 
+mod drand;
 mod sms;
 mod vectors;

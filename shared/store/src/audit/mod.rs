@@ -8,14 +8,22 @@
 //! | `statement` | every statement row has its entry, and every entry its statement row |
 //! | `order-amounts` | an order's amounts and lines add up |
 //! | `order-effects` | the book holds for each order exactly the entries that its state calls for, to the posting |
+//! | `right` | a used right to buy and its order name each other; an order of type lottery has one, and no other has |
 //! | `payment` | attempts fit their orders; money that fits no order is recorded, booked and given back |
 //! | `prepaid` | each deduction's details add up and are what the book took; it was given back or not, as the book says |
+//! | `coins` | each lot: granted = spent − returned + expired + revoked + remaining; nothing is spent at or after its expiry or written off before; each move has its row; what is owed was spent |
 //! | `link` | one customer and one user at most belong to each other, and the customer's prepaid records know it |
+//! | `identity` | a member is verified if and only if a sealed identity is stored; one number, one user; no number can be read |
+//! | `seal` | every sealed day has the entries it was sealed with, and the days form one chain without gaps |
 //! | `outbox` | nothing waits beyond its limit without being dead; a refund has its cause and its outcome |
 //!
 //! A document that cannot be read by the shop's own types is reported under its collection's invariant.
 
+mod coins;
+mod identities;
+mod rights;
 mod rules;
+mod seals;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -50,7 +58,7 @@ const BATCH: usize = 500;
 const OUTBOX_LIMIT: TimeDelta = TimeDelta::days(14);
 
 /// The system accounts with the kind of asset that each holds.
-const SYSTEM_ACCOUNTS: [(&str, &str); 12] = [
+const SYSTEM_ACCOUNTS: &[(&str, &str)] = &[
     (book::WECHAT, "fen"),
     (book::SALES, "fen"),
     (book::EXCEPTIONS, "fen"),
@@ -59,14 +67,20 @@ const SYSTEM_ACCOUNTS: [(&str, &str); 12] = [
     (book::SPEND, "spend"),
     (book::RESERVED, "stock"),
     (book::SOLD, "stock"),
+    (book::QUALIFIED, "stock"),
     (book::DEPOSITS, "fen"),
     (book::DEPOSITS, "pieces"),
     (book::PREPAID_USED, "fen"),
     (book::PREPAID_USED, "pieces"),
+    (book::COINS_ISSUED, "coins"),
+    (book::COINS_SPENT, "coins"),
+    (book::COINS_EXPIRED, "coins"),
+    (book::COINS_OWED, "coins"),
 ];
 
 /// The reasons under which an order may have entries.
-const ORDER_REASONS: [&str; 5] = ["reserve", "reserve-reversal", "tender", "tender-reversal", "settle"];
+const ORDER_REASONS: [&str; 7] =
+    ["reserve", "reserve-reversal", "tender", "tender-reversal", "settle", "settle-reversal", "coin-revoke"];
 
 /// Something that must not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -117,12 +131,16 @@ impl Store {
         audit.accounts().await?;
         audit.statements().await?;
         audit.orders().await?;
+        audit.rights().await?;
         audit.payments().await?;
         audit.exceptions().await?;
         audit.deductions().await?;
         audit.corrections().await?;
+        audit.coins().await?;
         audit.customers().await?;
         audit.members().await?;
+        audit.identities().await?;
+        audit.seals().await?;
         audit.outbox().await?;
         Ok(audit.report)
     }
@@ -445,6 +463,7 @@ impl Audit<'_> {
     }
 
     async fn check_orders(&mut self, batch: &[Order]) -> Result<(), Error> {
+        self.check_rights_of(batch).await?;
         let ids: Vec<String> = batch.iter().map(|o| o.id.as_str().to_owned()).collect();
         let keys = batch.iter().flat_map(|o| ORDER_REASONS.iter().map(|r| key(&o.id, r))).collect();
         let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
@@ -640,6 +659,7 @@ impl Audit<'_> {
                     .strip_prefix("refund:")
                     .and_then(|n| causes.iter().find(|c| c.out_refund_no.as_deref() == Some(n)));
                 match cause {
+                    _ if item.kind != "refund" => {}
                     None => say("delivers a refund that nothing caused"),
                     Some(cause)
                         if item.status == OutboxStatus::Delivered && cause.status != ExceptionStatus::Refunded =>

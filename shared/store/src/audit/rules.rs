@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use domain::OrderStatus;
+use domain::{OrderStatus, OrderType};
 
 use super::{ORDER_REASONS, SYSTEM_ACCOUNTS, key};
 use crate::book::{self, Entry, Posting};
+use crate::coins;
 use crate::members::StockRecord;
 use crate::orders::{Order, OrderItem};
 use crate::outbox::{OutboxItem, OutboxStatus};
@@ -73,11 +74,38 @@ pub(super) fn amounts_off(order: &Order) -> Vec<String> {
     check("total = sum of lines", total, sum(|l| l.amount.get()));
     check("discount = sum of lines", discount, sum(|l| l.points_discount.get()));
     check("tenders = sum of payable", tenders, sum(|l| l.payable.get()));
+    let mall = order.order_type == OrderType::PointsMall;
+    if mall {
+        check("a points-mall order costs no money", total, 0);
+        check("a points-mall order costs points", order.points_used.get().min(1), 1);
+    }
+    check("coins are used in the points mall and nowhere else", order.coins_used.min(1), i64::from(mall));
+    let grants = was_paid(order) && !mall && order.items.iter().any(|l| l.grants_coin);
+    check("coins earned by what grants one", order.coins_earned, i64::from(grants));
     for line in &order.items {
         check("line amount", line.amount.get(), line.price.get().saturating_mul(line.quantity));
         check("line payable", line.payable.get(), line.amount.get().saturating_sub(line.points_discount.get()));
     }
     off
+}
+
+/// Whether an order was ever paid. A points-mall order is paid when it is made, and may be closed after that.
+fn was_paid(order: &Order) -> bool {
+    order.status.is_paid() || (order.order_type == OrderType::PointsMall && order.status == OrderStatus::Closed)
+}
+
+/// Stands for all the lots from which an order's coins come: the order does not know them.
+const LOTS: &str = "activityCoinLots";
+
+/// Legs with the coin lots taken together.
+fn pooled<'a>(legs: BTreeMap<(&'a str, &'a str), i64>) -> BTreeMap<(&'a str, &'a str), i64> {
+    let mut pooled: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for ((account, asset), amount) in legs {
+        let account = if account.starts_with("activityCoinLots/") { LOTS } else { account };
+        let sum = pooled.entry((account, asset)).or_default();
+        *sum = sum.saturating_add(amount);
+    }
+    pooled
 }
 
 /// The entries that an order's state calls for; the carried remainder is left out, because it depends on what came before.
@@ -93,16 +121,23 @@ pub(super) fn expected_entries(order: &Order, deductions: &[&PrepaidDeduction]) 
             order.points_earned.get(),
         ),
     );
+    settle = settle.transfer(coins::ASSET, book::COINS_ISSUED, &order_coins(order), order.coins_earned);
     for line in &order.items {
         let sku = line.sku_id.as_ref().map(|s| s.as_str());
         let shelf = Posting::stock(line.product_id.as_str(), sku, line.quantity.saturating_neg());
         let asset = shelf.asset.clone();
-        reserve.postings.extend([shelf, Posting::system(book::RESERVED, &asset, line.quantity)]);
+        // The pieces of a right to buy left the shelf when it was granted.
+        let from = match order.qualification_id {
+            Some(_) => Posting::system(book::QUALIFIED, &asset, shelf.amount),
+            None => shelf,
+        };
+        reserve.postings.extend([from, Posting::system(book::RESERVED, &asset, line.quantity)]);
         settle = settle.transfer(&asset, book::RESERVED, book::SOLD, line.quantity);
     }
     let mut tender = entry("tender")
         .transfer("points", &member("points"), book::REDEEMED, order.points_used.get())
-        .transfer("fen", &member("balance"), book::SALES, order.balance_amount.get());
+        .transfer("fen", &member("balance"), book::SALES, order.balance_amount.get())
+        .transfer(coins::ASSET, LOTS, book::COINS_SPENT, order.coins_used);
     for row in deductions {
         let asset = row.prepaid_type.asset(row.product_id.as_ref());
         let other = if row.prepaid_type == PrepaidType::Amount { book::SALES } else { book::PREPAID_USED };
@@ -117,7 +152,10 @@ pub(super) fn expected_entries(order: &Order, deductions: &[&PrepaidDeduction]) 
             expected.insert("tender-reversal", tender.reversal("", order.created_at));
         }
     }
-    if order.status.is_paid() {
+    if was_paid(order) {
+        if order.status == OrderStatus::Closed {
+            expected.insert("settle-reversal", settle.reversal("", order.created_at));
+        }
         expected.insert("settle", settle);
     }
     if !tender.postings.is_empty() {
@@ -125,6 +163,11 @@ pub(super) fn expected_entries(order: &Order, deductions: &[&PrepaidDeduction]) 
     }
     expected.insert("reserve", reserve);
     expected
+}
+
+/// The account of the coin that an order granted.
+fn order_coins(order: &Order) -> String {
+    coins::CoinLot::account(&format!("order:{}", order.id))
 }
 
 /// Where the book, the attempts and the stock records do not match an order's state.
@@ -140,7 +183,8 @@ pub(super) fn effects_off(
         off.push(message.to_owned());
     }
     let expected = expected_entries(order, deductions);
-    for reason in ORDER_REASONS {
+    // Taking a coin back is no matter of the order's state; the lots are checked with it.
+    for reason in ORDER_REASONS.into_iter().filter(|r| *r != "coin-revoke") {
         let found = entries.get(key(&order.id, reason).as_str()).filter(|e| !e.void);
         match (expected.get(reason), found) {
             (None, None) => {}
@@ -149,6 +193,9 @@ pub(super) fn effects_off(
             (Some(expected), Some(found)) => {
                 let mut found_legs = legs(found);
                 found_legs.retain(|(_, asset), _| *asset != "spend");
+                if reason.starts_with("tender") {
+                    found_legs = pooled(found_legs);
+                }
                 if found_legs != legs(expected) {
                     off.push(format!("the entry {reason} books something else than the order says"));
                 }
@@ -165,7 +212,7 @@ pub(super) fn effects_off(
             "a paid order needs exactly one paid attempt with its amount and transaction, any other none".to_owned(),
         );
     }
-    if order.transaction_id.is_some() != by_wechat || order.paid_at.is_some() != order.status.is_paid() {
+    if order.transaction_id.is_some() != by_wechat || order.paid_at.is_some() != was_paid(order) {
         off.push("the payment's time or transaction does not fit the state".to_owned());
     }
     if payments.iter().any(|p| p.user_id != order.user_id || p.open_id != order.open_id) {
@@ -175,18 +222,23 @@ pub(super) fn effects_off(
         off.push("an attempt to pay a closed order is open".to_owned());
     }
     let settle = key(&order.id, "settle");
-    let wanted = |line: &OrderItem| {
+    let back = format!("{settle}-reversal");
+    let moves = |entry: &str, kind: &str, line: &OrderItem| {
         records.iter().any(|r| {
-            r.id == format!("{settle}:{}", line.line_id)
-                && r.entry_id == settle
+            r.id == format!("{entry}:{}", line.line_id)
+                && (r.entry_id.as_str(), r.record_type.as_str()) == (entry, kind)
                 && (&r.product_id, &r.sku_id, r.quantity) == (&line.product_id, &line.sku_id, line.quantity)
         })
     };
-    let lines = if order.status.is_paid() { order.items.as_slice() } else { &[] };
-    if records.len() != lines.len() || !lines.iter().all(wanted) {
+    let out = if was_paid(order) { order.items.as_slice() } else { &[] };
+    let came_back = if order.status == OrderStatus::Closed { out } else { &[] };
+    if records.len() != out.len().saturating_add(came_back.len())
+        || !out.iter().all(|line| moves(&settle, "out", line))
+        || !came_back.iter().all(|line| moves(&back, "in", line))
+    {
         off.push("the stock records do not match the lines".to_owned());
     }
-    let products = order.products();
+    let products = order.shelf_products();
     let waits = !order.stock_release.is_empty();
     if waits && (order.status != OrderStatus::Closed || order.stock_release.iter().any(|p| !products.contains(p))) {
         off.push("stock waits for release that the order does not hold".to_owned());
