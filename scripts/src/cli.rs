@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{audit, bench, dev, init, migrate, selfcheck, serve, staff_token};
+use crate::{audit, bench, dev, init, migrate, rotate_keys, selfcheck, serve, staff_token};
 
 /// 金鹿微信商城后端 · jinlu, the back end of a WeChat mini-program shop
 ///
@@ -29,6 +29,7 @@ enum Command {
     Init(init::Args),
     Audit(audit::Args),
     Migrate(migrate::Args),
+    RotateKeys(rotate_keys::Args),
     Selfcheck(selfcheck::Args),
     StaffToken(staff_token::Args),
     Bench(bench::Args),
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => on_runtime(init::run(args)),
         Command::Audit(args) => on_runtime(audit::run(args)),
         Command::Migrate(args) => on_runtime(migrate::run(args)),
+        Command::RotateKeys(args) => on_runtime(rotate_keys::run(args)),
         Command::Selfcheck(args) => on_runtime(selfcheck::run(args)),
         Command::StaffToken(args) => staff_token::run(&args),
         Command::Bench(args) => on_runtime(bench::run(args)),

@@ -228,7 +228,8 @@ fn log_to_stderr(level: LevelFilter) {
     use tracing_subscriber::util::SubscriberInitExt;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).compact();
     let ours = tracing_subscriber::filter::Targets::new().with_default(LevelFilter::WARN).with_targets(
-        ["edge", "gateway", "jinlu", "shop", "store", "wechat", "simulators"].map(|target| (target, level)),
+        ["edge", "gateway", "jinlu", "providers", "shop", "store", "wechat", "simulators"]
+            .map(|target| (target, level)),
     );
     tracing_subscriber::registry().with(lines).with(ours).init();
 }

@@ -36,8 +36,15 @@ pub(crate) fn session_secrets() -> Vec<SessionSecret> {
     vec![SessionSecret { id: "local".to_owned(), secret: local::SESSION_SECRET.into() }]
 }
 
+/// What the local cloud seals with, and what it finds numbers by.
+pub(crate) fn data_keys() -> (Vec<DataKey>, Vec<DataKey>) {
+    let key = |key: &str| vec![DataKey { id: local::KEY_ID.to_owned(), key: key.into() }];
+    (key(local::FIELD_KEY), key(local::INDEX_KEY))
+}
+
 /// The configuration of a local cloud that serves at `url`, on the database at `uri`.
 pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
+    let (field_keys, index_keys) = data_keys();
     Config {
         local: true,
         store: Some(StoreConfig { uri: uri.into(), database: database.to_owned() }),
@@ -94,8 +101,8 @@ pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
             page: None,
         }],
         verify_code_secret: Some(local::VERIFY_CODE_SECRET.into()),
-        field_keys: vec![DataKey { id: local::KEY_ID.to_owned(), key: local::FIELD_KEY.into() }],
-        index_keys: vec![DataKey { id: local::KEY_ID.to_owned(), key: local::INDEX_KEY.into() }],
+        field_keys,
+        index_keys,
         port,
         // All functions share this one process, and load tests aim at it.
         max_concurrent: 1000,

@@ -9,6 +9,7 @@
 
 mod audit;
 mod audit_coins;
+mod audit_identity;
 mod audit_seals;
 mod clients;
 mod coins;
@@ -16,6 +17,7 @@ mod crash;
 mod crash_coins;
 mod examples;
 mod identity;
+mod identity_card;
 mod input;
 mod interleave;
 mod linking;

@@ -55,6 +55,12 @@ impl From<[u8; 16]> for TicketId {
     }
 }
 
+impl From<TicketId> for [u8; 16] {
+    fn from(ticket: TicketId) -> Self {
+        ticket.0
+    }
+}
+
 /// A text that is not a ticket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a ticket: must be 32 lower-case hexadecimal digits")]

@@ -139,7 +139,7 @@ impl Entry {
         Self { id: id.into(), at, postings, reverses: Some(self.id.clone()), ..self.clone() }
     }
 
-    fn check_balanced(&self) -> Result<(), Error> {
+    pub(crate) fn check_balanced(&self) -> Result<(), Error> {
         let mut sums: BTreeMap<&str, i128> = BTreeMap::new();
         for posting in &self.postings {
             let sum = sums.entry(&posting.asset).or_default();

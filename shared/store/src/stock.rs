@@ -66,13 +66,13 @@ pub fn reserve_entry(order: &OrderId, wants: &[Want], now: DateTime<Utc>) -> Ent
 }
 
 /// A guarded move of a product's stock fields: the filter's part, the `$inc`, and the array filters for SKUs.
-struct Move {
-    guards: Vec<Document>,
-    inc: Document,
-    array_filters: Vec<Document>,
+pub(crate) struct Move {
+    pub(crate) guards: Vec<Document>,
+    pub(crate) inc: Document,
+    pub(crate) array_filters: Vec<Document>,
 }
 
-fn stock_move(items: &[MarkerItem], sign: i64) -> Move {
+pub(crate) fn stock_move(items: &[MarkerItem], sign: i64) -> Move {
     let mut result = Move { guards: Vec::new(), inc: Document::new(), array_filters: Vec::new() };
     for (i, item) in items.iter().enumerate() {
         let amount = item.quantity.saturating_mul(sign);

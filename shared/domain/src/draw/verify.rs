@@ -6,7 +6,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::record::{BeaconSource, Mode, Record, Status, VERSION};
+use super::record::{BeaconSource, Record, Status, VERSION};
 use super::{Chain, RATE_MAX_BP, TicketId, TicketsHasher, beacon_of, commit, draw_key, rank, winners_count};
 
 /// Something that is wrong with a record.
@@ -123,12 +123,8 @@ impl Check<'_> {
         if record.round_id.is_empty() {
             self.fault("roundId", "is empty");
         }
-        match (record.rules.mode, record.rules.win_rate_bp) {
-            (_, Some(rate)) if rate > RATE_MAX_BP => {
-                self.fault("rules.winRateBp", format!("is {rate}, above {RATE_MAX_BP}"));
-            }
-            (Mode::Auto, Some(_)) => self.fault("rules.winRateBp", "mode auto has no rate"),
-            _ => {}
+        if let Some(rate) = record.rules.win_rate_bp.filter(|rate| *rate > RATE_MAX_BP) {
+            self.fault("rules.winRateBp", format!("is {rate}, above {RATE_MAX_BP}"));
         }
         if let Some(said) = &record.rules_hash {
             let computed = record.expected_rules_hash();

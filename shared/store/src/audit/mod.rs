@@ -76,6 +76,7 @@ const SYSTEM_ACCOUNTS: &[(&str, &str)] = &[
     (book::COINS_SPENT, "coins"),
     (book::COINS_EXPIRED, "coins"),
     (book::COINS_OWED, "coins"),
+    (book::QUALIFIED, "stock"),
 ];
 
 /// The reasons under which an order may have entries.

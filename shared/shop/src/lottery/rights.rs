@@ -1,0 +1,275 @@
+//! Rights to buy: granted by rank, passed down the waiting list, or their pieces put back on the shelf.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::draw::{TicketId, Unused};
+use store::coins::CoinSource;
+use store::lottery::{ListKind, Round, Ticket};
+use store::outbox::OutboxItem;
+use store::qualifications::{Qualification, QualificationStatus, Via};
+use store::{Error, Store, Tx, crashpoint};
+
+use crate::coins::{self, NewLot};
+use crate::messages::{Message, item};
+use crate::views::iso;
+
+/// Rights per transaction.
+const GRANT: usize = 100;
+/// Messages per transaction.
+const TELL: usize = 1_000;
+
+/// The ranking of a drawn round.
+pub async fn ranking(store: &Store, round: &Round) -> Result<Vec<TicketId>, Error> {
+    match &round.rank_run {
+        Some(run) => store.list(&round.id, run, ListKind::Ranking).await,
+        None => Err(Error::Invariant(format!("round {} has no ranking", round.id))),
+    }
+}
+
+fn span(list: &[TicketId], from: i64, to: i64, max: usize) -> &[TicketId] {
+    let (from, to) = (usize::try_from(from).unwrap_or(usize::MAX), usize::try_from(to).unwrap_or(0));
+    list.get(from..to.min(from.saturating_add(max)).min(list.len())).unwrap_or_default()
+}
+
+fn after(from: i64, n: usize) -> i64 {
+    from.saturating_add(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+/// Tickets in the order of `ids`; one that is gone is a broken list.
+fn in_order(ids: &[TicketId], tickets: Vec<Ticket>) -> Result<Vec<Ticket>, Error> {
+    let mut by_id: HashMap<String, Ticket> = tickets.into_iter().map(|t| (t.id.clone(), t)).collect();
+    let take = |id: &TicketId| {
+        by_id.remove(&id.to_string()).ok_or_else(|| Error::Invariant(format!("ticket {id} of a list is not there")))
+    };
+    ids.iter().map(take).collect()
+}
+
+fn message(
+    round: &Round,
+    ticket: &Ticket,
+    suffix: &str,
+    result: &str,
+    until: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<OutboxItem, Error> {
+    let mut values = BTreeMap::from([
+        ("activityName".to_owned(), round.activity_name.clone()),
+        ("productName".to_owned(), round.product_name.clone()),
+        ("result".to_owned(), result.to_owned()),
+    ]);
+    if let Some(until) = until {
+        values.insert("expireTime".to_owned(), iso(until));
+    }
+    let told = Message { open_id: ticket.open_id.clone(), template: "lotteryResult".to_owned(), values };
+    item(&format!("lottery:{}:{}{suffix}", round.id, ticket.id), &told, now)
+}
+
+fn right(round: &Round, ticket: &Ticket, rank: i64, via: Via, now: DateTime<Utc>) -> Qualification {
+    let minutes = round.rules.qualification_minutes.and_then(|m| i64::try_from(m).ok()).unwrap_or(30);
+    Qualification {
+        id: Qualification::key(&round.id, &ticket.id),
+        round_id: round.id.clone(),
+        activity_id: round.activity_id.clone(),
+        ticket_id: ticket.id.clone(),
+        user_id: ticket.user_id.clone(),
+        open_id: ticket.open_id.clone(),
+        product_id: round.product_id.clone(),
+        sku_id: round.sku_id.clone(),
+        quantity: round.quantity(),
+        rank,
+        via,
+        status: QualificationStatus::Active,
+        order_id: None,
+        granted_at: now,
+        expire_time: now.checked_add_signed(TimeDelta::minutes(minutes)).unwrap_or(now),
+    }
+}
+
+/// Rights, coins and messages for tickets from rank `from` on. Stock is the caller's.
+async fn give(
+    tx: &mut Tx,
+    round: &Round,
+    tickets: &[Ticket],
+    from: i64,
+    via: Via,
+    now: DateTime<Utc>,
+) -> Result<Vec<Qualification>, Error> {
+    let (suffix, result) = match via {
+        Via::Draw => ("", "中签"),
+        Via::WaitingList => (":promoted", "候补中签"),
+    };
+    let mut rights = Vec::with_capacity(tickets.len());
+    let mut messages = Vec::with_capacity(tickets.len());
+    for (ticket, rank) in tickets.iter().zip(from..) {
+        let right = right(round, ticket, rank, via, now);
+        let lot = NewLot {
+            id: format!("win:{}", right.id),
+            user: &right.user_id,
+            open_id: &right.open_id,
+            amount: 1,
+            source: CoinSource::Win,
+            source_id: &right.id,
+        };
+        coins::grant(tx, lot, now).await?;
+        messages.push(message(round, ticket, suffix, result, Some(right.expire_time), now)?);
+        rights.push(right);
+    }
+    tx.insert_rights(&rights).await?;
+    tx.enqueue_all(&messages).await?;
+    Ok(rights)
+}
+
+/// Grants the rights of the next ranks, as many as one transaction and the shelf hold; returns the rank reached, which is `from`
+/// when the shelf is empty, and none when another run granted them.
+pub async fn grant(
+    store: &Store,
+    round: &Round,
+    ranking: &[TicketId],
+    from: i64,
+    now: DateTime<Utc>,
+) -> Result<Option<i64>, Error> {
+    let ids = span(ranking, from, round.winners(), GRANT);
+    let winners = in_order(ids, store.tickets_by_id(ids).await?)?;
+    let reached = store
+        .transaction(|tx, _| {
+            let winners = &winners;
+            Box::pin(async move {
+                let sku = round.sku_id.as_ref();
+                let shelf = tx.on_shelf(&round.product_id, sku).await?;
+                let pieces = round.quantity().max(1);
+                let enough_for = usize::try_from(shelf.div_euclid(pieces)).unwrap_or(0);
+                let winners = winners.get(..winners.len().min(enough_for)).unwrap_or_default();
+                if winners.is_empty() {
+                    return Ok(Some(from));
+                }
+                let reached = after(from, winners.len());
+                if !tx.move_cursor(&round.id, "nextRank", from, reached).await? {
+                    return Ok(None);
+                }
+                let taken = reached.saturating_sub(from).saturating_mul(pieces).saturating_neg();
+                if !tx.move_shelf(&round.product_id, sku, taken).await? {
+                    return Err(Error::Invariant(format!("the shelf of {} changed", round.product_id)));
+                }
+                let rights = give(tx, round, winners, from, Via::Draw, now).await?;
+                let entries: Vec<_> = rights.iter().map(Qualification::grant_entry).collect();
+                tx.post_stock(&entries).await?;
+                crashpoint("lottery.grant.inside").await;
+                Ok(Some(reached))
+            })
+        })
+        .await?;
+    crashpoint("lottery.grant.committed").await;
+    Ok(reached)
+}
+
+/// Tells the next of a list that they did not win; returns how far that is, and none when another run told them.
+pub async fn tell(
+    store: &Store,
+    round: &Round,
+    list: &[TicketId],
+    from: i64,
+    result: &str,
+    now: DateTime<Utc>,
+) -> Result<Option<i64>, Error> {
+    let ids = span(list, from, round.tickets(), TELL);
+    let tickets = in_order(ids, store.tickets_by_id(ids).await?)?;
+    let reached = after(from, tickets.len());
+    let messages: Vec<OutboxItem> =
+        tickets.iter().map(|t| message(round, t, "", result, None, now)).collect::<Result<_, _>>()?;
+    let moved = store
+        .transaction(|tx, _| {
+            let messages = &messages;
+            Box::pin(async move {
+                let moved = tx.move_cursor(&round.id, "told", from, reached).await?;
+                if moved {
+                    tx.enqueue_all(messages).await?;
+                }
+                crashpoint("lottery.tell.inside").await;
+                Ok(moved)
+            })
+        })
+        .await?;
+    Ok(moved.then_some(reached))
+}
+
+/// What became of rights whose time ran out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    pub expired: i64,
+    /// Went to the next of the waiting list.
+    pub passed: i64,
+    /// Pieces went back to the shelf.
+    pub returned: i64,
+}
+
+/// Ends the next rights whose time ran out: each passes to the next of the waiting list or its pieces go back to the shelf.
+/// Returns what happened, all zero when nothing was due.
+pub async fn end_expired(store: &Store, now: DateTime<Utc>) -> Result<Ended, Error> {
+    let limit = i64::try_from(GRANT).unwrap_or(100);
+    let mut by_round: BTreeMap<String, Vec<Qualification>> = BTreeMap::new();
+    for right in store.expired_rights(now, limit).await? {
+        by_round.entry(right.round_id.clone()).or_default().push(right);
+    }
+    let mut sum = Ended::default();
+    for (id, rights) in by_round {
+        let ended = end_of_round(store, &id, &rights, now).await?;
+        sum.expired = sum.expired.saturating_add(ended.expired);
+        sum.passed = sum.passed.saturating_add(ended.passed);
+        sum.returned = sum.returned.saturating_add(ended.returned);
+        crashpoint("lottery.expired").await;
+    }
+    Ok(sum)
+}
+
+/// Whether unused rights of a round pass on: its winners have theirs, the rules say so, and it is not too late.
+fn passes(round: &Round, now: DateTime<Utc>) -> bool {
+    round.rules.unused == Some(Unused::WaitingList)
+        && round.status.is_drawn()
+        && round.next_rank == round.winners()
+        && round.next_waiting < round.tickets()
+        && round.pass_until().is_some_and(|until| now < until)
+}
+
+async fn end_of_round(store: &Store, id: &str, rights: &[Qualification], now: DateTime<Utc>) -> Result<Ended, Error> {
+    let missing = || Error::Invariant(format!("rights of a round {id} that is not there"));
+    let round = store.round(id).await?.ok_or_else(missing)?;
+    // The ranking never changes, so it may be read before.
+    let ranking = if passes(&round, now) { ranking(store, &round).await? } else { Vec::new() };
+    store
+        .transaction(|tx, _| {
+            let ranking = &ranking;
+            Box::pin(async move {
+                let round = tx.round(id).await?.ok_or_else(missing)?;
+                let mut ended = Vec::new();
+                for right in rights {
+                    if tx.expire_right(&right.id, now).await? {
+                        ended.push(right);
+                    }
+                }
+                let from = round.next_waiting;
+                let ids = if passes(&round, now) { span(ranking, from, round.tickets(), ended.len()) } else { &[] };
+                let next = in_order(ids, tx.tickets_by_id(ids).await?)?;
+                if !next.is_empty() {
+                    if !tx.move_cursor(id, "nextWaiting", from, after(from, next.len())).await? {
+                        return Err(Error::Invariant(format!("the waiting list of {id} moved within a snapshot")));
+                    }
+                    give(tx, &round, &next, from, Via::WaitingList, now).await?;
+                }
+                // As many pieces as passed on stay held; those of the others go back.
+                let back = ended.get(next.len()..).unwrap_or_default();
+                if let Some(first) = back.first() {
+                    let pieces = back.iter().fold(0i64, |sum, r| sum.saturating_add(r.quantity));
+                    if !tx.move_shelf(&first.product_id, first.sku_id.as_ref(), pieces).await? {
+                        return Err(Error::Invariant(format!("no shelf for the pieces of {}", first.id)));
+                    }
+                    let entries: Vec<_> = back.iter().map(|r| r.return_entry(now)).collect();
+                    tx.post_stock(&entries).await?;
+                }
+                crashpoint("lottery.expire.inside").await;
+                let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+                Ok(Ended { expired: count(ended.len()), passed: count(next.len()), returned: count(back.len()) })
+            })
+        })
+        .await
+}
