@@ -8,7 +8,8 @@ def sha(data): return hashlib.sha256(data).hexdigest()
 def mac(key, data): return hmac.new(key, data, hashlib.sha256).digest()
 def is_hex(text, digits): return isinstance(text, str) and re.fullmatch("[0-9a-f]{%d}" % digits, text) is not None
 def time(text):
-    try: return datetime.fromisoformat(re.sub(r"\.\d+", lambda m: (m[0] + "000000")[:7], text.upper()).replace("Z", "+00:00")).timestamp()
+    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", text or ""): return None
+    try: return datetime.fromisoformat(re.sub(r"\.\d+", lambda m: (m[0] + "000000")[:7], text).replace("Z", "+00:00")).timestamp()
     except (TypeError, ValueError, AttributeError): return None
 def rules_hash(r):
     rules, b = r["rules"], r["rules"]["beacon"]
@@ -24,6 +25,8 @@ def faults(r, announced=None):
     rules, b, tickets, beacon = r["rules"], r["rules"]["beacon"], r["tickets"], r["beacon"]
     def say(bad, field, why): return ["%s: %s" % (field, why)] if bad else []
     f = say(r["version"] != 1, "version", "not 1")
+    counts = [r["k"], rules["quota"], rules.get("winRateBp") or 0, b.get("round") or 0]
+    f += say(any(type(c) is not int or c < 0 for c in counts), "record", "a number that is no count")
     words = [r["activityId"], r["roundId"], r["openedAt"], r["closedAt"], b.get("chain"), b.get("name"), b.get("deadline"), rules.get("passUntil")]
     f += say(any(re.search(r"[\x00-\x1f\x7f-\x9f]", w or "") for w in words), "record", "control character") + say(not r["roundId"], "roundId", "empty")
     rate = rules.get("winRateBp")

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{audit, bench, dev, init, migrate, rotate_keys, selfcheck, serve, staff_token};
+use crate::{audit, bench, dev, init, migrate, rotate_keys, selfcheck, serve, staff_token, verify_draw};
 
 /// 金鹿微信商城后端 · jinlu, the back end of a WeChat mini-program shop
 ///
@@ -33,6 +33,7 @@ enum Command {
     Selfcheck(selfcheck::Args),
     StaffToken(staff_token::Args),
     Bench(bench::Args),
+    VerifyDraw(verify_draw::Args),
 }
 
 /// The whole program: reads the arguments, runs the command, and tells in words what went wrong.
@@ -48,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Selfcheck(args) => on_runtime(selfcheck::run(args)),
         Command::StaffToken(args) => staff_token::run(&args),
         Command::Bench(args) => on_runtime(bench::run(args)),
+        Command::VerifyDraw(args) => on_runtime(verify_draw::run(args)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

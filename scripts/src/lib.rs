@@ -12,3 +12,4 @@ mod rotate_keys;
 pub mod selfcheck;
 mod serve;
 mod staff_token;
+mod verify_draw;

@@ -72,10 +72,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         let done = if args.dry_run { "would be " } else { "" };
         say(format_args!("{} documents with sealed fields", report.seen))?;
         say(format_args!("{} fields {done}sealed again, {} indexes {done}changed", report.resealed, report.indexed))?;
-        say(format_args!(
-            "{} could not be opened, {} changed meanwhile: run it again",
-            report.failed, report.changed_meanwhile
-        ))?;
+        if report.failed > 0 {
+            say(format_args!("{} could not be opened: add the keys that sealed them and run it again", report.failed))?;
+        }
+        if report.changed_meanwhile > 0 {
+            say(format_args!("{} changed meanwhile: run it again", report.changed_meanwhile))?;
+        }
         for (kind, newest, ids, used) in [
             ("FIELD_KEYS", rotation.field_keys.newest(), rotation.field_keys.ids().collect(), &report.field_keys),
             ("INDEX_KEYS", "", rotation.index_keys.ids().collect::<Vec<_>>(), &report.index_keys),

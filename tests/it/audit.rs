@@ -3,8 +3,9 @@
 // The one place outside of `store` that names the driver: no function of ours can write what must never be written.
 use bson::{Bson, Document, doc};
 use it::{World, mongod_uri, order_of};
+use mongodb::Client;
+pub(crate) use mongodb::Database;
 use mongodb::options::Hint;
-use mongodb::{Client, Database};
 use serde_json::{Value, json};
 
 /// One change of one document.
@@ -104,11 +105,15 @@ struct Shop {
     restored: String,
 }
 
+/// The world's database, past the store.
+pub(crate) async fn database(world: &World) -> anyhow::Result<Database> {
+    let name = world.app.config.store.as_ref().map(|s| s.database.clone()).unwrap_or_default();
+    Ok(Client::with_uri_str(mongod_uri().await?).await?.database(&name))
+}
+
 async fn shop() -> anyhow::Result<Shop> {
     let world = World::start().await?;
-    let uri = mongod_uri().await?;
-    let name = world.app.config.store.as_ref().map(|s| s.database.clone()).unwrap_or_default();
-    let db = Client::with_uri_str(uri).await?.database(&name);
+    let db = database(&world).await?;
     let c = &world.client;
     let token = c.login("demo").await?;
     c.login("alice").await?;

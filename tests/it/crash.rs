@@ -405,3 +405,31 @@ async fn killed_while_linking_deducting_and_merging() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_verifying_a_name_leaves_it_verified_or_not() -> anyhow::Result<()> {
+    let uri = mongod_uri().await?;
+    for name in ["identity.confirmed", "identity.inside"] {
+        let (database, folder, port) = (database_name(), tempfile::tempdir()?, free_port()?);
+        let claim = json!({ "realName": "张三", "idCard": "440524198801010011", "consent": true });
+        let host = start(&uri, &database, folder.path(), port, Some(name))?;
+        let client = host.client.clone();
+        let work = async {
+            let token = client.login("ming").await?;
+            client.call("verifyIdentity", &token, claim.clone()).await?;
+            anyhow::Ok(())
+        };
+        host.killed_at(name, work).await?;
+
+        let host = start(&uri, &database, folder.path(), port, None)?;
+        let token = host.client.login("ming").await?;
+        let answer = persist(&host.client, "verifyIdentity", &token, claim).await?;
+        assert_eq!(answer.ok()["verified"], true, "{name}");
+        let store = Store::new(StoreConfig::new(&uri, &database));
+        #[expect(clippy::disallowed_methods, reason = "the time of the process that wrote")]
+        let now = chrono::Utc::now();
+        assert_eq!(violations(&store, now).await?, Vec::<String>::new(), "{name}");
+        store.drop_database().await?;
+    }
+    Ok(())
+}

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use domain::UserId;
 use domain::vault::{FieldKeys, IndexKeys, KEY_BYTES};
 use edge::{App, Config};
-use it::{Answer, Client, World, database_name, mongod_uri, violations};
+use it::{Answer, Client, World, database_name, id_number, mongod_uri, violations};
 use serde_json::{Value, json};
 use store::collections::definitions;
 use store::rotation::{RotateOptions, RotateReport, Rotation};
@@ -26,14 +26,6 @@ async fn verify(client: &Client, token: &str, name: &str, number: &str) -> anyho
 
 async fn action(client: &Client, token: &str, action: &str) -> anyhow::Result<Answer> {
     client.call("verifyIdentity", token, json!({ "action": action })).await
-}
-
-/// Another number of the same day and place.
-fn number(sequence: u32) -> String {
-    let digits = format!("33010619900307{sequence:03}");
-    let weights = [7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2];
-    let sum: u32 = digits.bytes().zip(weights).map(|(d, w)| u32::from(d - b'0') * w).sum();
-    format!("{digits}{}", char::from(b"10X98765432"[usize::try_from(sum % 11).unwrap()]))
 }
 
 fn staff(world: &World, permission: &str) -> anyhow::Result<String> {
@@ -99,7 +91,7 @@ async fn what_cannot_be_verified_says_why() -> anyhow::Result<()> {
         answer.refused(400, "INVALID_ARGUMENT");
         assert_eq!(answer.body["details"]["field"], field, "{answer:?}");
     }
-    let young = number(1).replace("19900307", "20200307");
+    let young = id_number(1).replace("19900307", "20200307");
     for (text, reason) in [
         ("110105198803050012", "checksum"),
         ("110105491231002", "firstGeneration"),
@@ -125,7 +117,7 @@ async fn what_cannot_be_verified_says_why() -> anyhow::Result<()> {
         let token = c
             .login(&format!("reg-{}", name.chars().map(|c| format!("{:x}", u32::from(c))).collect::<String>()))
             .await?;
-        let answer = verify(c, &token, name, &number(7)).await?;
+        let answer = verify(c, &token, name, &id_number(7)).await?;
         answer.refused(status, code);
         assert_eq!(answer.body["details"]["reason"].as_str().unwrap_or_default(), reason);
         assert_eq!(action(c, &token, "status").await?.ok()["verified"], false);
@@ -265,7 +257,7 @@ async fn keys_are_rotated_and_old_ones_are_not_needed_any_more() -> anyhow::Resu
     let c = &world.client;
     for i in 0..5 {
         let token = c.login(&format!("k{i}")).await?;
-        verify(c, &token, NAME, &number(100 + i)).await?.ok();
+        verify(c, &token, NAME, &id_number(100 + i)).await?.ok();
     }
     let keys = newer(&world, &["f2"], &["i2"]);
     let dry = rotate(&world, &keys, RotateOptions { dry_run: true, ..Default::default() }).await?;
@@ -283,7 +275,7 @@ async fn keys_are_rotated_and_old_ones_are_not_needed_any_more() -> anyhow::Resu
 
     // Functions under the old index key alone still find a number; the old one goes when nothing knows it any more.
     let other = c.login("k9").await?;
-    verify(c, &other, NAME, &number(100)).await?.refused(409, "CONFLICT");
+    verify(c, &other, NAME, &id_number(100)).await?.refused(409, "CONFLICT");
     let only_new = (FieldKeys::new([("f2".to_owned(), key(1))])?, IndexKeys::new([("i2".to_owned(), key(1))])?);
     let dropped = rotate(&world, &only_new, RotateOptions { drop_retired: true, ..Default::default() }).await?;
     assert_eq!((dropped.indexed, dropped.failed, dropped.index_keys.get("local-key")), (5, 0, None));
@@ -291,12 +283,46 @@ async fn keys_are_rotated_and_old_ones_are_not_needed_any_more() -> anyhow::Resu
     let user = user_id(&world, "k3").await?;
     let stored = world.store.identity(&user).await?.unwrap();
     let place = store::identities::Identity::place(&user, "idCard");
-    assert_eq!(only_new.0.open(&place, stored.id_card.as_deref().unwrap())?, number(103).as_bytes());
+    assert_eq!(only_new.0.open(&place, stored.id_card.as_deref().unwrap())?, id_number(103).as_bytes());
 
     // Without the key that sealed them nothing is lost, and it is told.
     let strange = (FieldKeys::new([("f3".to_owned(), key(3))])?, IndexKeys::new([("i3".to_owned(), key(3))])?);
     let failed = rotate(&world, &strange, RotateOptions::default()).await?;
     assert_eq!((failed.failed, failed.resealed), (5, 0));
+    world.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotations_and_erasures_at_once_leave_everything_readable_or_gone() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let mut tokens = Vec::new();
+    for i in 0..12 {
+        let token = c.login(&format!("m{i}")).await?;
+        verify(c, &token, NAME, &id_number(200 + i)).await?.ok();
+        tokens.push(token);
+    }
+    let keys = newer(&world, &["f2"], &["i2"]);
+    let erasures = async {
+        for token in tokens.iter().step_by(3) {
+            let answer = action(c, token, "erase").await?;
+            assert!(answer.body["erased"] == true || answer.body["retryable"] == true, "{answer:?}");
+        }
+        anyhow::Ok(())
+    };
+    let options = RotateOptions::default();
+    let (a, b, erased) = tokio::join!(rotate(&world, &keys, options), rotate(&world, &keys, options), erasures);
+    erased?;
+    assert_eq!((a?.failed, b?.failed), (0, 0));
+    let last = rotate(&world, &keys, options).await?;
+    assert_eq!((last.changed_meanwhile, last.field_keys.get("local-key")), (0, None));
+    for i in 0..12 {
+        let user = user_id(&world, &format!("m{i}")).await?;
+        if let Some(sealed) = world.store.identity(&user).await?.unwrap().id_card {
+            let place = store::identities::Identity::place(&user, "idCard");
+            assert_eq!(keys.0.open(&place, &sealed)?, id_number(200 + i).as_bytes());
+        }
+    }
     world.finish().await
 }
 

@@ -76,7 +76,7 @@ async fn verified(ctx: &Context, pay: &Client, request: &RawRequest) -> Result<N
 async fn refund_at_once(ctx: &Context) {
     let Ok(pay) = ctx.pay() else { return };
     let limit = ctx.time_left().min(Duration::from_secs(4));
-    let delivery = deliver::deliver_due(ctx.store(), pay, 1, Instant::now() + limit, ctx.now);
+    let delivery = deliver::deliver_due(ctx.store(), pay, None, 1, Instant::now() + limit, ctx.now);
     match tokio::time::timeout(limit, delivery).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "the refund waits for the timer"),

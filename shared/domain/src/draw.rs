@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use chain::{Chain, beacon_of};
 pub use record::{BeaconRule, BeaconSource, Mode, Record, Rules, Status, Unused, VERSION, rules_hash, time_text};
-pub use verify::{Fault, Place, Verdict, own_ticket, reused_secrets, verify, verify_against};
+pub use verify::{Fault, Place, Verdict, own_ticket, reused_secrets, round_time_fault, verify, verify_against};
 
 /// What the key of a draw is bound to first, so that no other use of a seed can collide with it.
 const KEY_LABEL: &[u8] = b"jinlu-draw-v1\n";

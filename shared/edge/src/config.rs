@@ -3,7 +3,7 @@
 //! The fields are plain, so that the local cloud and tests build a [`Config`] without any environment.
 //! Nothing else in the function crates reads the environment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use base64::Engine;
@@ -88,6 +88,7 @@ pub mod local {
 }
 
 pub use upstream::Secret;
+pub use wechat::open::Template;
 
 /// Everything a function may be configured with. A section that is `None` was not given.
 #[derive(Clone, Debug)]
@@ -215,20 +216,6 @@ pub struct DrandConfig {
     pub base_url: String,
     /// From the environment always [`Chain::quicknet`]: the local chain's secret key is public.
     pub chain: Chain,
-}
-
-/// One of `WECHAT_TEMPLATES`: how a message of the shop fills a template of the mini-program.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Template {
-    /// What the message is about, e.g. `lotteryResult`.
-    pub name: String,
-    pub template_id: String,
-    /// The message's value for each of the template's keys: `{"thing1": "activityName"}`.
-    pub fields: BTreeMap<String, String>,
-    /// The page that a tap opens.
-    #[serde(default)]
-    pub page: Option<String>,
 }
 
 /// The service that checks names and identity numbers.

@@ -1,7 +1,8 @@
 //! Activity coins: granting, spending, taking back, expiring.
 //!
 //! Each grant is a lot that dies 48 hours later to the millisecond, whatever the timer does: only lots whose expiry is ahead are
-//! ever spent. The timer writes the expiry down.
+//! ever spent. The timer writes the expiry down. The time of a call is when it began: one that began in time is in time, unless
+//! the coins were written off meanwhile.
 
 use chrono::{DateTime, Utc};
 use domain::{Code, OpenId, OrderId, UserId};

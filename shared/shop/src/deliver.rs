@@ -9,6 +9,7 @@ use store::outbox::{OutboxItem, OutboxStatus};
 use tokio::time::Instant;
 use wechat::pay;
 
+use crate::messages::{self, Message, Messenger};
 use crate::refunds::{self, Delivery, RefundOrder};
 
 /// Longer than any delivery may take, so that a second deliverer never overlaps a live one.
@@ -22,26 +23,32 @@ pub struct Delivered {
     pub dead: u64,
 }
 
-/// Delivers due items until none is left, `limit` are done or `deadline` is near.
+/// Delivers due items until none is left, `limit` are done or `deadline` is near. Without a messenger messages are left alone.
 pub async fn deliver_due(
     store: &Store,
     client: &pay::Client,
+    messenger: Option<&Messenger<'_>>,
     limit: u32,
     deadline: Instant,
     now: DateTime<Utc>,
 ) -> Result<Delivered, Failure> {
     let mut sum = Delivered::default();
+    let kinds: &[&str] = if messenger.is_some() { &[refunds::KIND, messages::KIND] } else { &[refunds::KIND] };
     for _ in 0..limit {
         if Instant::now() + Duration::from_secs(2) > deadline {
             break;
         }
-        let Some(item) = store.claim_outbox(LEASE, now).await? else { break };
-        match deliver_one(store, client, &item, now).await {
+        let Some(item) = store.claim_outbox(kinds, LEASE, now).await? else { break };
+        match deliver_one(store, client, messenger, &item, now).await {
             Ok(Delivery::Done) => {
                 store.outbox_delivered(&item, now).await?;
                 sum.delivered = sum.delivered.saturating_add(1);
             }
             Ok(Delivery::Later(reason)) => retry(store, &item, &reason, now, &mut sum).await?,
+            Ok(Delivery::Skipped(reason)) => {
+                tracing::info!(kind = item.kind, reason, "outbox item is skipped");
+                store.outbox_skipped(&item, &reason, now).await?;
+            }
             Ok(Delivery::Dead(reason)) => {
                 tracing::error!(kind = item.kind, reason, "outbox item is dead");
                 store.outbox_dead(&item, &reason, now).await?;
@@ -73,6 +80,7 @@ async fn retry(
 async fn deliver_one(
     store: &Store,
     client: &pay::Client,
+    messenger: Option<&Messenger<'_>>,
     item: &OutboxItem,
     now: DateTime<Utc>,
 ) -> Result<Delivery, Failure> {
@@ -81,6 +89,13 @@ async fn deliver_one(
         refunds::KIND => {
             let order: RefundOrder = serde_json::from_str(&item.payload).map_err(|e| Failure::Internal(e.into()))?;
             refunds::deliver(store, client, &order, item.attempts == 1, now).await
+        }
+        messages::KIND => {
+            let message: Message = serde_json::from_str(&item.payload).map_err(|e| Failure::Internal(e.into()))?;
+            match messenger {
+                Some(messenger) => Ok(messenger.deliver(&message).await),
+                None => Ok(Delivery::Later("messages are not configured here".to_owned())),
+            }
         }
         other => Ok(Delivery::Dead(format!("unknown kind {other}"))),
     }

@@ -99,6 +99,7 @@ pub async fn verify(
         .transaction(|tx, _| {
             Box::pin(async move {
                 if tx.put_identity(row).await? {
+                    store::crashpoint("identity.inside").await;
                     return Ok(());
                 }
                 // The member was read a moment ago.

@@ -7,6 +7,10 @@ use domain::OpenId;
 use serde::{Deserialize, Serialize};
 use store::Error;
 use store::outbox::OutboxItem;
+use wechat::TransportKind;
+use wechat::open::{self, Template};
+
+use crate::refunds::Delivery;
 
 /// `outbox.kind` of a message.
 pub const KIND: &str = "message";
@@ -25,4 +29,81 @@ pub struct Message {
 /// The outbox item of a message; `id` is the natural key of what it tells.
 pub fn item(id: &str, message: &Message, now: DateTime<Utc>) -> Result<OutboxItem, Error> {
     OutboxItem::new(format!("message:{id}"), KIND, message, now)
+}
+
+/// Delivers messages.
+pub struct Messenger<'a> {
+    pub client: &'a open::Client,
+    pub templates: &'a [Template],
+}
+
+/// WeChat's number for "the user has not subscribed, or the permission is used up".
+const NOT_SUBSCRIBED: i64 = 43101;
+/// Another message to the same user is on its way.
+const CONCURRENT: i64 = 43108;
+
+impl Messenger<'_> {
+    /// Sends one message, once: after any doubt it is not sent again, because that could use up the user's next permission.
+    pub async fn deliver(&self, message: &Message) -> Delivery {
+        let Some(template) = self.templates.iter().find(|template| template.name == message.template) else {
+            return Delivery::Skipped(format!("no template {} is configured", message.template));
+        };
+        let data: BTreeMap<String, String> = template
+            .fields
+            .iter()
+            .map(|(key, value)| (key.clone(), fitting(key, message.values.get(value).map_or("", String::as_str))))
+            .collect();
+        // Fetched by itself, so that a failure here is known to have sent nothing.
+        if let Err(error) = self.client.access_token().await {
+            return Delivery::Later(format!("access token: {error}"));
+        }
+        let page = template.page.as_deref();
+        let sent =
+            self.client.send_subscribe_message(message.open_id.as_str(), &template.template_id, &data, page).await;
+        match sent {
+            Ok(()) => Delivery::Done,
+            Err(error) => after(&error),
+        }
+    }
+}
+
+fn after(error: &open::Error) -> Delivery {
+    let reason = error.to_string();
+    match error {
+        open::Error::Transport(transport) if transport.kind == TransportKind::Connect => Delivery::Later(reason),
+        error if error.outcome_unknown() => Delivery::Dead(format!("it may have arrived: {reason}")),
+        error if error.errcode() == Some(NOT_SUBSCRIBED) => Delivery::Skipped(reason),
+        error if error.errcode() == Some(CONCURRENT) || error.is_retryable() => Delivery::Later(reason),
+        _ => Delivery::Dead(reason),
+    }
+}
+
+/// A value as the key's type allows it; WeChat refuses the whole message for one character too many, an empty value or a control
+/// character. (developers.weixin.qq.com, subscribeMessage.send, "data" table)
+fn fitting(key: &str, value: &str) -> String {
+    let kind = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    let max = match kind {
+        "phrase" | "symbol" => 5,
+        "name" => 10,
+        "phone_number" => 17,
+        "car_number" => 8,
+        "thing" => 20,
+        _ => 32,
+    };
+    let text: String = value.chars().filter(|c| !c.is_control()).take(max).collect();
+    let text = text.trim();
+    if text.is_empty() { "无".to_owned() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_fit_their_keys() {
+        assert_eq!(fitting("thing12", &"字".repeat(30)).chars().count(), 20);
+        assert_eq!(fitting("phrase2", "候补中签"), "候补中签");
+        assert_eq!(fitting("phrase2", "一二三四五六"), "一二三四五");
+        assert_eq!((fitting("thing1", " \n"), fitting("thing1", "a\nb")), ("无".to_owned(), "ab".to_owned()));
+    }
 }

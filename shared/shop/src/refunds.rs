@@ -38,6 +38,8 @@ pub enum Delivery {
     Done,
     /// Not final; try again later.
     Later(String),
+    /// Nobody wants it.
+    Skipped(String),
     /// Will never succeed by itself.
     Dead(String),
 }

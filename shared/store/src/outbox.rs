@@ -18,6 +18,9 @@ pub enum OutboxStatus {
     Pending,
     #[serde(rename = "delivered")]
     Delivered,
+    /// Ended without being delivered, as it should be: the user does not want it, or the shop does not send such messages.
+    #[serde(rename = "skipped")]
+    Skipped,
     #[serde(rename = "dead")]
     Dead,
 }
@@ -77,13 +80,18 @@ impl OutboxItem {
 }
 
 impl Store {
-    /// Claims the next due item for `lease`; nobody else gets it meanwhile.
-    pub async fn claim_outbox(&self, lease: TimeDelta, now: DateTime<Utc>) -> Result<Option<OutboxItem>, Error> {
+    /// Claims the next due item of one of these kinds for `lease`; nobody else gets it meanwhile.
+    pub async fn claim_outbox(
+        &self,
+        kinds: &[&str],
+        lease: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> Result<Option<OutboxItem>, Error> {
         Ok(self
             .collection::<OutboxItem>("outbox")
             .await?
             .find_one_and_update(
-                doc! { "status": "pending", "nextAttemptAt": { "$lte": date::bson(now) } },
+                doc! { "status": "pending", "nextAttemptAt": { "$lte": date::bson(now) }, "kind": { "$in": kinds } },
                 doc! { "$set": { "nextAttemptAt": date::bson(now + lease) }, "$inc": { "claim": 1i64, "attempts": 1i64 } },
             )
             .sort(doc! { "nextAttemptAt": 1 })
@@ -115,6 +123,11 @@ impl Store {
     /// Ends a claimed item as undeliverable until an operator looks.
     pub async fn outbox_dead(&self, item: &OutboxItem, reason: &str, now: DateTime<Utc>) -> Result<(), Error> {
         self.outbox_write(item, doc! { "status": "dead", "lastError": reason, "finishedAt": date::bson(now) }).await
+    }
+
+    /// Ends a claimed item that nobody wants delivered.
+    pub async fn outbox_skipped(&self, item: &OutboxItem, reason: &str, now: DateTime<Utc>) -> Result<(), Error> {
+        self.outbox_write(item, doc! { "status": "skipped", "lastError": reason, "finishedAt": date::bson(now) }).await
     }
 
     async fn outbox_write(&self, item: &OutboxItem, set: bson::Document) -> Result<(), Error> {

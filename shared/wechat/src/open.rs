@@ -4,8 +4,9 @@
 //! URLs. So the body decides, never the content type, and no URL and no `errmsg` gets into an error or a log; only its `rid` does.
 //!
 //! Sources: developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/ — mp-access-token/getStableAccessToken,
-//! user-login/code2Session, user-info/phone-number/getPhoneNumber.
+//! user-login/code2Session, user-info/phone-number/getPhoneNumber, mp-message-management/subscribe-message/sendMessage.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -364,6 +365,32 @@ impl Client {
         })
     }
 
+    /// Sends a subscribe message, once. `data` is by the template's keys, such as `thing1`. After [`Error::outcome_unknown`] it may
+    /// have arrived, and sending again may use up a second permission of the user.
+    ///
+    /// 43101: the user has not subscribed, or has used up the permission.
+    pub async fn send_subscribe_message(
+        &self,
+        openid: &str,
+        template_id: &str,
+        data: &BTreeMap<String, String>,
+        page: Option<&str>,
+    ) -> Result<(), Error> {
+        let data: BTreeMap<&str, Value> =
+            data.iter().map(|(key, value)| (key.as_str(), json!({ "value": value }))).collect();
+        let mut body = json!({
+            "touser": openid,
+            "template_id": template_id,
+            "data": data,
+            "miniprogram_state": "formal",
+            "lang": "zh_CN",
+        });
+        if let (Some(page), Some(fields)) = (page, body.as_object_mut()) {
+            fields.insert("page".to_owned(), page.into());
+        }
+        self.post("/cgi-bin/message/subscribe/send", &body).await.map(drop)
+    }
+
     /// POST JSON to any path that takes an access token, and return the answer once its `errcode` says success.
     ///
     /// If WeChat refuses the token, it is dropped, a new one is fetched, and the call is made once more; a refused token means that
@@ -514,6 +541,21 @@ impl Client {
         }
         Ok(answer)
     }
+}
+
+/// How a message of the shop fills a template of the mini-program.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Template {
+    /// What the message is about, e.g. `lotteryResult`.
+    pub name: String,
+    /// The template's id in the WeChat portal.
+    pub template_id: String,
+    /// The message's value for each of the template's keys: `{"thing1": "activityName"}`.
+    pub fields: BTreeMap<String, String>,
+    /// The page of the mini-program that a tap opens.
+    #[serde(default)]
+    pub page: Option<String>,
 }
 
 /// A path as it may be logged.

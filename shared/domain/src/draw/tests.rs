@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 
-/// Made by `docs/verify_draw.py`'s author from `docs/draw.md`, with Python's `hashlib` and `hmac` alone.
+/// Computed with Python's `hashlib` and `hmac` from what `docs/draw.md` says.
 const EXAMPLE: &str = include_str!("../../../../docs/draw_example.json");
 const KEY: &str = "89674d81c29bba6ee10acf641ba20bac3f971683690b8fb33326c055ea93f575";
 const EXAMPLE_SEED: [u8; 32] = {
@@ -173,7 +173,7 @@ fn tickets_have_one_text() {
     let good = "00ff22a16e4d7b18a7713e552bdafb78";
     assert_eq!(TicketId::parse(good).unwrap().to_string(), good);
     assert_eq!(serde_json::from_str::<TicketId>(&format!("\"{good}\"")).unwrap(), TicketId::parse(good).unwrap());
-    for bad in ["", "00", &good.to_uppercase(), &format!("{good}00"), "zz", &format!(" {}", &good[1..])] {
+    for bad in ["", "00", &good.to_uppercase(), &format!("{good}00"), "zz", &good.replacen('0', " ", 1)] {
         assert!(TicketId::parse(bad).is_none(), "{bad}");
     }
     let mut hasher = TicketsHasher::new();
@@ -249,6 +249,14 @@ const CHEATS: &[Cheat] = &[
     ("window reversed", |r| std::mem::swap(&mut r.opened_at, &mut r.closed_at), "closedAt: is not after openedAt"),
     ("drawn before the close", |r| r.drawn_at = Some(r.opened_at.clone()), "drawnAt: is before closedAt"),
     ("no time", |r| r.opened_at = "soon".into(), "openedAt: is not a time"),
+    (
+        "lists on pages",
+        |r| {
+            r.tickets.clear();
+            r.pages = Some(1);
+        },
+        "pages: the lists come in pages",
+    ),
     ("version", |r| r.version = 2, "version: this check knows version 1, the record says 2"),
     ("void", |r| r.status = Some(Status::Void), "status: is void, so there is no draw to check"),
 ];
@@ -445,14 +453,4 @@ fn the_draw_is_fair() {
     let spread: f64 = places.iter().flatten().map(|count| (f64::from(*count) - expected).powi(2) / expected).sum();
     assert!(spread * corrected < 149.449, "places: chi-square {}", spread * corrected);
     println!("wins {:.2} of 29.588, places {:.2} of 149.449", wins * corrected, spread * corrected);
-}
-
-/// Run by hand: `cargo test --release -p domain a_million -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn a_million_tickets() {
-    let list = some_tickets(1_000_000);
-    let started = std::time::Instant::now();
-    let ranked = rank(&[9; 32], list);
-    println!("ranked {} in {:?}", ranked.len(), started.elapsed());
 }

@@ -661,6 +661,7 @@ impl Audit<'_> {
                     .and_then(|n| causes.iter().find(|c| c.out_refund_no.as_deref() == Some(n)));
                 match cause {
                     _ if item.kind != "refund" => {}
+                    Some(_) if item.status == OutboxStatus::Skipped => say("money that goes back must not be skipped"),
                     None => say("delivers a refund that nothing caused"),
                     Some(cause)
                         if item.status == OutboxStatus::Delivered && cause.status != ExceptionStatus::Refunded =>
