@@ -336,6 +336,10 @@ async fn killed_while_a_day_is_sealed() -> anyhow::Result<()> {
     let first = domain::BusinessDay::of(now - chrono::TimeDelta::days(3)).to_string();
     assert_eq!(days.first(), Some(&first.as_str()), "{sealed:?}");
     assert!((2..=3).contains(&days.len()), "{sealed:?}");
+    let state = host.client.get("/local/state").await?;
+    let timers = state["timers"].as_array().cloned().unwrap_or_default();
+    let seal = timers.iter().find(|t| t["function"] == "sealLedger").map(|t| t["next"].to_string());
+    assert!(seal.is_some_and(|next| next.contains("T19:30:00")), "03:30 in Shanghai: {timers:?}");
     check(&uri, &database, "seal.hashed", (200, 143)).await
 }
 

@@ -3,11 +3,8 @@
 use std::collections::BTreeSet;
 
 use domain::{CustomerId, OpenId};
-use edge::App;
 use futures_util::future::join_all;
-use gateway::Local;
 use it::{Answer, Client, World};
-use jinlu::local;
 use serde_json::{Value, json};
 use store::customers::Customer;
 use store::prepaid::{LinkStatus, PrepaidRecord};
@@ -253,23 +250,6 @@ async fn a_code_is_good_for_its_user_its_phone_and_its_time() -> anyhow::Result<
     world.finish().await
 }
 
-/// A second process with the same database and clock.
-async fn second_instance(world: &World) -> anyhow::Result<Client> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    let app = App::new(world.app.config.clone(), world.app.clock.clone())?;
-    let place = Local {
-        url: url.clone(),
-        data_dir: String::new(),
-        database: String::new(),
-        timers_run: false,
-        clock_file: None,
-    };
-    let (_, router) = local::assemble(&app, &world.sim, place)?;
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    Client::new(url)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn codes_are_limited_per_phone_and_per_user_across_processes() -> anyhow::Result<()> {
     let world = World::start().await?;
@@ -280,7 +260,7 @@ async fn codes_are_limited_per_phone_and_per_user_across_processes() -> anyhow::
     let answers = join_all(calls).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     assert_eq!(answers.iter().filter(|a| a.status == 200).count(), 1, "{answers:?}");
 
-    let other = second_instance(&world).await?;
+    let other = world.another().await?.1;
     let limited = other.call("sendSMS", &alice, event("13700000003")).await?;
     limited.refused(429, "RATE_LIMITED");
     let wait = limited.body["details"]["retryAfterSeconds"].as_i64().unwrap();

@@ -9,6 +9,7 @@
 
 mod audit;
 mod audit_coins;
+mod audit_draws;
 mod audit_identity;
 mod audit_seals;
 mod clients;
@@ -21,6 +22,7 @@ mod identity_card;
 mod input;
 mod interleave;
 mod linking;
+mod lottery;
 mod mall;
 mod messages;
 mod migrate;
@@ -34,4 +36,5 @@ mod seal;
 mod settle;
 mod tender;
 mod tidy;
+mod timers;
 mod verify;

@@ -126,7 +126,7 @@ async fn a_winner_buys_and_pays() -> anyhow::Result<()> {
     );
     let view = c.call("orders", &won.token, json!({ "action": "get", "orderId": id })).await?;
     assert_eq!((&view.ok()["type"], &view.body["qualificationId"]), (&json!("lottery"), &json!(won.right)));
-    assert!(view.body.get("coinsUsed").is_none());
+    assert_eq!(view.body["coinsUsed"], 0);
     c.call("wxPay", &won.token, json!({ "orderId": id })).await?.ok();
     assert_eq!(c.pay(&id, "once").await?.body["noticeStatus"], 204);
     assert_eq!(won.held("@sold").await?, 1);

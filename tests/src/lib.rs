@@ -130,10 +130,15 @@ impl Client {
         Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
     }
 
+    /// A GET of JSON at any path.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let reply = self.http.get(format!("{}{path}", self.base)).send().await?;
+        Ok(serde_json::from_slice(&reply.bytes().await?)?)
+    }
+
     /// The last code sent to a phone in the simulated SMS service.
     pub async fn sms_code(&self, phone: &str) -> anyhow::Result<Option<String>> {
-        let reply = self.http.get(format!("{}/sim/control/sms?phone={phone}", self.base)).send().await?;
-        let body: Value = serde_json::from_slice(&reply.bytes().await?)?;
+        let body = self.get(&format!("/sim/control/sms?phone={phone}")).await?;
         Ok(body["messages"][0]["code"].as_str().map(str::to_owned))
     }
 
@@ -256,6 +261,23 @@ impl World {
         let (gateway, router) = local::assemble(&app, &sim, place)?;
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self { store: app.store().clone(), app, sim, gateway, client: Client::new(url)? })
+    }
+
+    /// A second process with the same database and clock.
+    pub async fn another(&self) -> anyhow::Result<(Gateway, Client)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let app = App::new(self.app.config.clone(), self.app.clock.clone())?;
+        let place = Local {
+            url: url.clone(),
+            data_dir: String::new(),
+            database: String::new(),
+            timers_run: false,
+            clock_file: None,
+        };
+        let (gateway, router) = local::assemble(&app, &self.sim, place)?;
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok((gateway, Client::new(url)?))
     }
 
     /// Runs the timers until nothing is left to do, as an hour of them would.

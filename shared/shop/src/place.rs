@@ -51,7 +51,7 @@ pub struct Making<'a> {
     pub order: &'a Order,
     /// The prepaid money and goods that it uses.
     pub tender: Option<&'a Tender>,
-    /// The right to buy that it uses; its pieces were taken off the shelf when it was granted.
+    /// The right to buy that it uses.
     pub right: Option<&'a Qualification>,
     pub reply: &'a Value,
     pub key: Option<&'a CommandKey>,
@@ -61,7 +61,7 @@ pub struct Making<'a> {
 /// Makes one order with everything it takes, and settles it if nothing is left to pay. `None` when it must be decided anew.
 pub async fn make(making: &Making<'_>) -> Result<Option<Value>, Failure> {
     let Making { store, rules, order, tender, right, reply, key, now } = *making;
-    // With a right there is nothing to hold on the shelf, and nothing to undo.
+    // The pieces of a right were taken off the shelf when it was granted: there is nothing to hold, and nothing to undo.
     let wants = match right {
         Some(_) => Vec::new(),
         None => stock::wants(order.items.iter().map(|l| (l.product_id.clone(), l.sku_id.clone(), l.quantity))),

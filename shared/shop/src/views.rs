@@ -73,10 +73,8 @@ pub struct OrderView {
     pub address: Address,
     pub remark: String,
     pub points_earned: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub coins_used: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub coins_earned: Option<i64>,
+    pub coins_used: i64,
+    pub coins_earned: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qualification_id: Option<String>,
     pub created_at: String,
@@ -109,8 +107,8 @@ impl From<&Order> for OrderView {
             address: order.address.clone(),
             remark: order.remark.clone(),
             points_earned: order.points_earned.get(),
-            coins_used: Some(order.coins_used).filter(|n| *n != 0),
-            coins_earned: Some(order.coins_earned).filter(|n| *n != 0),
+            coins_used: order.coins_used,
+            coins_earned: order.coins_earned,
             qualification_id: order.qualification_id.clone(),
             created_at: iso(order.created_at),
             expire_time: iso(order.expire_time),

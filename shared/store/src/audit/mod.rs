@@ -15,11 +15,13 @@
 //! | `link` | one customer and one user at most belong to each other, and the customer's prepaid records know it |
 //! | `identity` | a member is verified if and only if a sealed identity is stored; one number, one user; no number can be read |
 //! | `seal` | every sealed day has the entries it was sealed with, and the days form one chain without gaps |
+//! | `draw` | each draw recomputes from its list, seed and beacon to its recorded ranking and winners; rights follow the ranks, hold their pieces and grant one coin each; no seed is in clear before its draw |
 //! | `outbox` | nothing waits beyond its limit without being dead; a refund has its cause and its outcome |
 //!
 //! A document that cannot be read by the shop's own types is reported under its collection's invariant.
 
 mod coins;
+mod draws;
 mod identities;
 mod rights;
 mod rules;
@@ -67,7 +69,6 @@ const SYSTEM_ACCOUNTS: &[(&str, &str)] = &[
     (book::SPEND, "spend"),
     (book::RESERVED, "stock"),
     (book::SOLD, "stock"),
-    (book::QUALIFIED, "stock"),
     (book::DEPOSITS, "fen"),
     (book::DEPOSITS, "pieces"),
     (book::PREPAID_USED, "fen"),
@@ -143,6 +144,7 @@ impl Store {
         audit.identities().await?;
         audit.seals().await?;
         audit.outbox().await?;
+        audit.draws().await?;
         Ok(audit.report)
     }
 }

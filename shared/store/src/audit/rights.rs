@@ -87,9 +87,7 @@ fn order_off(order: &Order, right: Option<&Qualification>) -> Option<&'static st
     if (order.order_type == OrderType::Lottery) != order.qualification_id.is_some() {
         return Some("an order of type lottery and a right to buy go together");
     }
-    if order.qualification_id.is_none() {
-        return None;
-    }
+    order.qualification_id.as_ref()?;
     match right {
         None => Some("the order names a right that is not there"),
         Some(right) if order.status == OrderStatus::Closed => {
