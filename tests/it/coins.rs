@@ -1,24 +1,55 @@
 //! Activity coins: granted once, spent in order, dead after 48 hours, written off once.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::id_card::{IdNumber, RealName};
+use domain::vault::{FieldKeys, IndexKeys};
 use domain::{OpenId, OrderId, UserId};
+use edge::config::{DataKey, local};
 use futures_util::future::join_all;
-use it::{Answer, World, order_of};
+use it::{Answer, World, id_number, order_of};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use shop::coins::{NewLot, TakenBack, grant, take_back};
+use shop::identity::{Claim, Vault, business_day, verify};
 use store::Store;
 use store::coins::{CoinLot, CoinSource};
+use store::identities::Consent;
 
 /// A verified member with points who is known as `o-NAME`.
 pub(crate) async fn verified(store: &Store, name: &str, now: DateTime<Utc>) -> anyhow::Result<UserId> {
     let member = json!({
         "_id": format!("u-{name}"), "openId": format!("o-{name}"), "points": 1000, "level": 1, "balance": 10_000_000,
-        "carryFen": 0, "isVerified": true,
+        "carryFen": 0,
     });
     store.open_document("member_user", &member, now).await?;
-    Ok(UserId::parse(&format!("u-{name}"))?)
+    let user = UserId::parse(&format!("u-{name}"))?;
+    let member = store.member(&user).await?.unwrap();
+    static SEQUENCE: AtomicU32 = AtomicU32::new(0);
+    let number = id_number(SEQUENCE.fetch_add(1, Ordering::Relaxed) % 1000);
+    let text = |text: &str| text.to_owned();
+    let consent = Consent {
+        text_version: text("test"),
+        text_hash: text("00"),
+        at: now,
+        channel: text("test"),
+        purpose: text("test"),
+        withdrawn_at: None,
+    };
+    let claim = Claim {
+        name: RealName::parse("张三").unwrap(),
+        number: IdNumber::parse(&number, business_day(now)).unwrap(),
+        consent,
+    };
+    // The local cloud's keys, so that the functions can open what is sealed here.
+    let key =
+        |key: &str| [(text(local::KEY_ID), DataKey { id: text(local::KEY_ID), key: key.into() }.bytes().unwrap())];
+    let (field_keys, index_keys) = (FieldKeys::new(key(local::FIELD_KEY))?, IndexKeys::new(key(local::INDEX_KEY))?);
+    let vault = Vault { field_keys: &field_keys, index_keys: &index_keys };
+    verify(store, None, &vault, &member, &claim, now).await?;
+    Ok(user)
 }
 
 /// Grants coins as a draw would, at a time of the test's choice.

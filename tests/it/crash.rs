@@ -205,9 +205,9 @@ async fn survives_with_a_right(crashpoint: &str, cancel: bool) -> anyhow::Result
     let (uri, database, folder, port) = (mongod_uri().await?, database_name(), tempfile::tempdir()?, free_port()?);
     let host = start(&uri, &database, folder.path(), port, Some(crashpoint))?;
     let client = host.client.clone();
-    client.login("winner").await?;
+    let token = client.login("winner").await?;
     #[expect(clippy::disallowed_methods, reason = "the host's clock was not moved")]
-    let right = crate::right::grant(&uri, &database, "winner", 1, chrono::Utc::now()).await?;
+    let right = crate::right::win(&client, &token, 1, chrono::Utc::now()).await?;
     let buy = async |client: &Client| {
         let token = client.login("winner").await?;
         let mut event = order_of("p-lottery", 1);

@@ -238,7 +238,7 @@ async fn an_entered_figure_is_mixed_in_once() -> anyhow::Result<()> {
     assert_eq!(record(c, &round).await?["seed"], json!(null));
     // A ticket that a frozen process inserts after the list stands never counts.
     let mut late =
-        world.store.ticket(&result(c, &tokens[0], &round).await?["ticketId"].as_str().unwrap()).await?.unwrap();
+        world.store.ticket(result(c, &tokens[0], &round).await?["ticketId"].as_str().unwrap()).await?.unwrap();
     late.id = "f".repeat(32);
     world.store.insert_ticket(&late).await?;
     enter("").await?.refused(400, "INVALID_ARGUMENT");
@@ -451,9 +451,12 @@ async fn drawn_although_killed(point: &str) -> anyhow::Result<()> {
     let c = host.client.clone();
     let store = Store::new(StoreConfig::new(&uri, &database));
     c.advance(700).await?;
+    let mut expired = 0;
     for _ in 0..60 {
         // A killed transaction keeps its documents locked until the server gives it up.
         let ran = c.call_service("lotteryDraw", json!({})).await?;
+        // The host's clock goes on where it was: the rights may end right now.
+        expired += ran.body["expired"].as_i64().unwrap_or(0);
         let granted = store.round(&round).await?.is_some_and(|r| matches!(r.status, RoundStatus::Granted));
         if ran.status == 200 && granted {
             break;
@@ -462,14 +465,15 @@ async fn drawn_although_killed(point: &str) -> anyhow::Result<()> {
     }
     let record = checked(&record(&c, &round).await?)?;
     assert_eq!((record.tickets.len(), record.winners.len()), (4, 2), "{point}");
-    c.advance(1801).await?;
-    let mut expired = 0;
+    if expired == 0 {
+        c.advance(1801).await?;
+    }
     for _ in 0..60 {
-        let ran = c.call_service("lotteryDraw", json!({})).await?;
-        expired += ran.body["expired"].as_i64().unwrap_or(0);
         if expired > 0 {
             break;
         }
+        let ran = c.call_service("lotteryDraw", json!({})).await?;
+        expired += ran.body["expired"].as_i64().unwrap_or(0);
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
     assert_eq!(expired, 2, "{point}");

@@ -90,7 +90,7 @@ async fn coins_and_points_buy_goods_of_the_mall_for_verified_members() -> anyhow
         assert_eq!(answer.body["details"]["field"], field, "{answer:?}");
     }
     // For money they are not to be had.
-    c.call("submitOrder", &token, order_of("p-mug", 1)).await?.refused(404, "PRODUCT_NOT_FOUND");
+    c.call("submitOrder", &token, order_of("p-mug", 1)).await?.refused(400, "INVALID_ARGUMENT");
     assert_eq!(
         (coins(&world, &token).await?, points(&world, &token).await?, world.stock("p-mug").await?),
         (301, 990, 78)

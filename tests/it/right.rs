@@ -2,61 +2,31 @@
 
 use bson::{Document, doc};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{OpenId, ProductId, UserId};
-use it::{Answer, World, mongod_uri, order_of};
-use mongodb::{Client, Database};
+use it::{Answer, Client, World, mongod_uri, order_of};
+use mongodb::Database;
 use serde_json::{Value, json};
-use store::book::{Entry, Posting, QUALIFIED};
-use store::qualifications::{Qualification, QualificationStatus, Via};
-use store::{Store, StoreConfig};
+use store::qualifications::QualificationStatus;
 
 const PRODUCT: &str = "p-lottery";
 const SECONDS: i64 = 30 * 60;
 
-/// Gives `o-NAME` a right to `quantity` pieces of `p-lottery` for half an hour, as a draw would.
-pub(crate) async fn grant(
-    uri: &str,
-    database: &str,
-    name: &str,
-    quantity: i64,
-    now: DateTime<Utc>,
-) -> anyhow::Result<String> {
-    let (store, db) =
-        (Store::new(StoreConfig::new(uri, database)), Client::with_uri_str(uri).await?.database(database));
-    let open_id = format!("o-{name}");
-    let member = db.collection::<Document>("member_user").find_one(doc! { "openId": &open_id }).await?;
-    let user_id = UserId::parse(member.unwrap().get_str("_id")?)?;
-    let ticket = hex::encode(rand::random::<[u8; 16]>());
-    let right = Qualification {
-        id: Qualification::key("r-1", &ticket),
-        round_id: "r-1".to_owned(),
-        activity_id: "a-1".to_owned(),
-        ticket_id: ticket,
-        user_id: user_id.clone(),
-        open_id: OpenId::parse(&open_id)?,
-        product_id: ProductId::parse(PRODUCT)?,
-        sku_id: None,
-        quantity,
-        rank: 0,
-        via: Via::Draw,
-        status: QualificationStatus::Active,
-        order_id: None,
-        granted_at: now,
-        expire_time: now + TimeDelta::seconds(SECONDS),
-    };
-    let taken = doc! { "$inc": { "stock": -quantity } };
-    db.collection::<Document>("shopProducts").update_one(doc! { "_id": PRODUCT }, taken).await?;
-    db.collection::<Qualification>("lotteryQualifications").insert_one(&right).await?;
-    let mut entry = Entry::new(format!("qualification:{}:grant", right.id), now).user(&user_id);
-    let shelf = Posting::stock(PRODUCT, None, -quantity);
-    entry.postings = vec![shelf, Posting::system(QUALIFIED, &right.asset(), quantity)];
-    store
-        .transaction(|tx, _| {
-            let entry = &entry;
-            Box::pin(async move { tx.post(entry).await.map(drop) })
-        })
-        .await?;
-    Ok(right.id)
+/// Draws a right to `quantity` pieces of `p-lottery` for half an hour, as its only entrant. `now` is the functions' time, which
+/// moves on by half a minute.
+pub(crate) async fn win(client: &Client, token: &str, quantity: i64, now: DateTime<Utc>) -> anyhow::Result<String> {
+    let time = |at: DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let activity = json!({
+        "activityName": "限量酒抢签", "productId": PRODUCT, "mode": "auto", "quota": 1, "quantity": quantity,
+        "windows": [{ "start": "00:00", "end": "12:00" }, { "start": "12:00", "end": "00:00" }],
+        "startTime": time(now - TimeDelta::hours(1)), "endTime": time(now + TimeDelta::seconds(25)),
+    });
+    let made = client.call_service("lotteryAdmin", json!({ "action": "create", "activity": activity })).await?;
+    let sign_up = json!({ "action": "signUp", "activityId": made.ok()["activityId"] });
+    let round = client.call("lottery", token, sign_up).await?.text("roundId");
+    client.advance(30).await?;
+    client.call_service("lotteryDraw", json!({ "roundId": round })).await?.ok();
+    let result = client.call("lottery", token, json!({ "action": "result", "roundId": round })).await?;
+    assert_eq!(result.ok()["won"], true, "{result:?}");
+    Ok(result.text("qualificationId"))
 }
 
 /// A world with a winner.
@@ -72,8 +42,8 @@ async fn won() -> anyhow::Result<Won> {
     let token = world.client.login("winner").await?;
     let name = world.app.config.store.as_ref().map(|s| s.database.clone()).unwrap_or_default();
     let uri = mongod_uri().await?;
-    let db = Client::with_uri_str(&uri).await?.database(&name);
-    let right = grant(&uri, &name, "winner", 1, world.app.clock.now()).await?;
+    let db = mongodb::Client::with_uri_str(&uri).await?.database(&name);
+    let right = win(&world.client, &token, 1, world.app.clock.now()).await?;
     Ok(Won { world, db, token, right })
 }
 
@@ -282,7 +252,7 @@ async fn prepaid_money_pays_with_a_right() -> anyhow::Result<()> {
     let won = won().await?;
     let world = &won.world;
     let token = world.linked_member().await?;
-    let right = grant(&mongod_uri().await?, won.db.name(), "lin", 2, world.app.clock.now()).await?;
+    let right = win(&world.client, &token, 2, world.app.clock.now()).await?;
     let mut event = order_of(PRODUCT, 2);
     event["qualificationId"] = json!(right);
     event["paymentMethod"] = json!("prestore");
@@ -300,8 +270,7 @@ async fn prepaid_money_pays_with_a_right() -> anyhow::Result<()> {
 async fn the_audit_sees_a_right_and_an_order_that_disagree() -> anyhow::Result<()> {
     let won = won().await?;
     let bought = won.submit(order_with(&won.right)).await?.text("orderId");
-    won.world.client.login("loser").await?;
-    let free = grant(&mongod_uri().await?, won.db.name(), "winner", 1, won.world.app.clock.now()).await?;
+    let free = win(&won.world.client, &won.token, 1, won.world.app.clock.now()).await?;
     let mut event = order_with(&free);
     event["requestId"] = json!("right-closed-1");
     let closed = won.submit(event).await?.text("orderId");

@@ -1,6 +1,6 @@
 //! `lotteryActivities`: what is drawn, when, by which rules.
 
-use bson::{Bson, doc};
+use bson::doc;
 use chrono::{DateTime, Utc};
 use domain::draw::{BeaconSource, Mode, Unused};
 use domain::{ProductId, SkuId};
@@ -118,7 +118,7 @@ impl Tx {
 
     /// Ends an activity; false when it is not there.
     pub async fn delete_activity(&mut self, id: &str, now: DateTime<Utc>) -> Result<bool, Error> {
-        let change = doc! { "$set": { "status": "deleted", "updatedAt": Bson::from(date::bson(now)) } };
+        let change = doc! { "$set": { "status": "deleted", "updatedAt": date::bson(now) } };
         self.update("lotteryActivities", doc! { "_id": id }, change).await
     }
 
