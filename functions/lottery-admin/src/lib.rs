@@ -5,12 +5,13 @@ mod input;
 use domain::{Code, Failure, Refusal};
 use edge::{Accept, Context, Function, Need, Reply};
 use serde::{Deserialize, Serialize};
+use shop::lottery::named;
 use shop::lottery::publish::Publisher;
 use shop::views::iso;
 use store::lottery::{Activity, ActivityStatus, Round, RoundStatus};
 use store::page::PageRequest;
 
-use input::{Action, Input, checked_activity, named, public_value};
+use input::{Action, Input, checked_activity, public_value};
 
 pub fn function() -> Function {
     Function::new("lotteryAdmin", handle)
@@ -138,7 +139,7 @@ async fn update(ctx: Context, input: Input) -> Result<Reply, Failure> {
     let id = named("activityId", input.activity_id)?;
     let wish = input.activity.ok_or_else(|| Refusal::invalid("activity", "请填写 activity"))?;
     let old = ctx.store().activity(&id).await?.ok_or_else(not_found)?;
-    let mut activity = checked_activity(ctx.store(), wish, id, ctx.now).await?;
+    let mut activity = checked_activity(ctx.store(), wish.over(&old), id, ctx.now).await?;
     activity.created_at = old.created_at;
     let key = ctx.command_key();
     let done = ctx
@@ -233,11 +234,15 @@ async fn beacon(ctx: Context, input: Input) -> Result<Reply, Failure> {
     if round.public_value.is_none() && round.deadline().is_some_and(|deadline| deadline <= ctx.now) {
         return Err(conflict("已过录入期限，本场作废"));
     }
+    // Whoever knows the figure must not be able to add a ticket, whatever another process's clock says.
+    store.freeze_round(&id, ctx.now).await?;
     let first = store.enter_public_value(&id, &value, ctx.now).await?;
     if !first {
         let stands = store.round(&id).await?.and_then(|r| r.public_value);
-        if stands.as_deref() != Some(value.as_str()) {
-            return Err(conflict("本场的公开数据已录入，不能更改"));
+        match stands {
+            Some(stands) if stands == value => {}
+            Some(_) => return Err(conflict("本场的公开数据已录入，不能更改")),
+            None => return Err(conflict("已过录入期限，本场作废")),
         }
     }
     let beacon = value.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -250,6 +255,7 @@ fn not_found() -> Failure {
 
 fn described(activity: &Activity, message: &str) -> Done {
     let view = serde_json::json!({
+        "_id": activity.id,
         "activityId": activity.id,
         "activityName": activity.activity_name,
         "productId": activity.product_id.as_str(),

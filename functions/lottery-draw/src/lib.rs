@@ -96,18 +96,21 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
             }
         }
     }
+    let mut failed = Vec::new();
     loop {
         if !drawer.has_time() {
             output.remaining = true;
             break;
         }
-        let ended = end_expired(store, ctx.now).await?;
-        if ended.expired == 0 {
+        let before = failed.len();
+        let ended = end_expired(store, &mut failed, ctx.now).await?;
+        if ended.expired == 0 && failed.len() == before {
             break;
         }
         output.expired = output.expired.saturating_add(ended.expired);
         output.passed = output.passed.saturating_add(ended.passed);
         output.returned = output.returned.saturating_add(ended.returned);
     }
+    output.skipped.extend(failed.into_iter().map(|round_id| Skipped { round_id, reason: "FAILED" }));
     Reply::of(&output)
 }

@@ -7,6 +7,7 @@ use domain::{Code, Failure, OpenId, Refusal};
 use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shop::lottery::named;
 use shop::lottery::publish::Publisher;
 use shop::lottery::record::{Lists, record, record_page, result};
 use shop::lottery::signup::{Rounds, SignUp, sign_up};
@@ -73,6 +74,8 @@ struct RoundView {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ActivityView {
+    #[serde(rename = "_id")]
+    id: String,
     activity_id: String,
     activity_name: String,
     product_id: String,
@@ -150,8 +153,8 @@ async fn handle(ctx: Context, input: Input, memory: Arc<Memory>) -> Result<Reply
         Action::Record => {
             let round = round(&ctx, input.round_id).await?;
             match input.page {
-                Some(page) => Reply::of(&record_page(ctx.store(), &memory.lists, &round, page).await?),
-                None => Reply::of(&record(ctx.store(), &memory.lists, &round, ctx.now).await?),
+                Some(page) => Reply::of(&record_page(ctx.store(), &round, page).await?),
+                None => Reply::of(&record(ctx.store(), &round, ctx.now).await?),
             }
         }
     }
@@ -167,12 +170,6 @@ fn user(ctx: &Context) -> Result<OpenId, Refusal> {
         Caller::User { open_id, .. } => Ok(open_id.clone()),
         _ => Err(Code::Unauthenticated.into()),
     }
-}
-
-fn named(field: &str, text: Option<String>) -> Result<String, Refusal> {
-    let text = text.ok_or_else(|| Refusal::invalid(field, format!("请指定 {field}")))?;
-    let plain = (1..=96).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    if plain { Ok(text) } else { Err(Refusal::invalid(field, format!("{field} 格式不正确"))) }
 }
 
 fn not_found(message: &'static str) -> Failure {
@@ -195,6 +192,7 @@ fn view(ctx: &Context, activity: &Activity, rounds: &[Round]) -> ActivityView {
         rules: round.rules.clone(),
     };
     ActivityView {
+        id: activity.id.clone(),
         activity_id: activity.id.clone(),
         activity_name: activity.activity_name.clone(),
         product_id: activity.product_id.as_str().to_owned(),

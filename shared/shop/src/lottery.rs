@@ -10,9 +10,9 @@ pub mod rights;
 pub mod signup;
 pub mod windows;
 
-use domain::Failure;
 use domain::draw::{TicketId, ticket_id};
 use domain::vault::{FieldKeys, NONCE_BYTES};
+use domain::{Failure, Refusal};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use store::lottery::Round;
@@ -23,6 +23,13 @@ pub struct Secrets {
     pub seed: [u8; 32],
     /// Makes tickets of openids. Whoever had it could try openids against the public list.
     ticket_key: [u8; 32],
+}
+
+/// The id of an activity or a round, which nobody enters by heart: a strange one is a mistake.
+pub fn named(field: &str, text: Option<String>) -> Result<String, Refusal> {
+    let text = text.ok_or_else(|| Refusal::invalid(field, format!("请指定 {field}")))?;
+    let plain = (1..=96).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if plain { Ok(text) } else { Err(Refusal::invalid(field, format!("{field} 格式不正确"))) }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {

@@ -11,4 +11,4 @@ mod tickets;
 pub use activities::{Activity, ActivityStatus, BeaconChoice, Window};
 pub use rounds::{Drawn, Round, RoundStatus, RoundTotals};
 pub(crate) use tickets::unpack;
-pub use tickets::{ListKind, Ticket};
+pub use tickets::{CHUNK, ListKind, Ticket};

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bson::{Document, doc};
+use futures_util::TryStreamExt;
 use mongodb::options::{ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Collection, Database};
 use serde::Serialize;
@@ -54,6 +55,15 @@ impl Tx {
     ) -> Result<Option<T>, Error> {
         let target = self.collection::<T>(collection);
         Ok(target.find_one(doc! { "_id": id }).session(&mut self.session).await?)
+    }
+
+    pub(crate) async fn find<T: DeserializeOwned + Send + Sync>(
+        &mut self,
+        collection: &str,
+        filter: Document,
+    ) -> Result<Vec<T>, Error> {
+        let mut cursor = self.collection::<T>(collection).find(filter).session(&mut self.session).await?;
+        Ok(cursor.stream(&mut self.session).try_collect().await?)
     }
 
     /// Updates the one document that the guard matches; false when none does.

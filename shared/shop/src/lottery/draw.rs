@@ -7,14 +7,11 @@ use domain::Failure;
 use domain::draw::{BeaconSource, TicketId, TicketsHasher, draw_key, rank, winners_count};
 use domain::vault::FieldKeys;
 use providers::drand;
-use store::lottery::{Drawn, ListKind, Round, RoundStatus};
+use store::lottery::{CHUNK, Drawn, ListKind, Round, RoundStatus};
 use store::{Store, crashpoint};
 use tokio::time::Instant;
 
 use super::{Secrets, random, rights};
-
-/// Tickets per chunk: 800 KB, far below the limit of a document.
-const CHUNK: usize = 50_000;
 
 /// Left of the time limit when no further step is begun.
 const MARGIN: Duration = Duration::from_secs(15);
@@ -174,7 +171,7 @@ impl Drawer<'_> {
         let (beacon, beacon_signature) = match self.beacon(round).await? {
             Beacon::Value { hex, signature } => (hex, signature),
             Beacon::Pending { reason, next } => {
-                self.store.postpone_round(&round.id, RoundStatus::Listed, next).await?;
+                self.store.postpone_round(round, next).await?;
                 return Ok((Step::Stop(Some(reason)), None));
             }
             Beacon::Missing => {
@@ -241,7 +238,7 @@ impl Drawer<'_> {
             return Ok(Step::Stop(Some("OUT_OF_TIME")));
         }
         if short {
-            self.store.postpone_round(&round.id, RoundStatus::Drawn, self.now + TimeDelta::seconds(30)).await?;
+            self.store.postpone_round(round, self.now + TimeDelta::seconds(30)).await?;
             return Ok(Step::Stop(Some("OUT_OF_STOCK")));
         }
         self.clean_up(round).await?;
@@ -316,7 +313,7 @@ impl Drawer<'_> {
         let passing = round.pass_until().is_some_and(|until| self.now < until);
         if passing || self.store.has_active_rights(&round.id).await? {
             let next = round.pass_until().unwrap_or(self.now).max(self.now + LOOK_AGAIN);
-            self.store.postpone_round(&round.id, RoundStatus::Granted, next).await?;
+            self.store.postpone_round(round, next).await?;
             return Ok(Step::Stop(None));
         }
         self.delete_late_tickets(round).await?;

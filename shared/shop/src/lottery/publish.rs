@@ -45,27 +45,30 @@ impl Publisher<'_> {
         if activity.status != ActivityStatus::Active || activity.end_time <= now {
             return Ok(rounds);
         }
-        let mut product_name = None;
+        let mut missing = Vec::new();
         for window in windows::between(&activity.windows, now, now + AHEAD) {
             let opens = window.start.max(activity.start_time).max(now);
             let closes = window.end.min(activity.end_time);
             if opens >= closes || rounds.iter().any(|r| r.opens_at < closes && opens < r.closes_at) {
                 continue;
             }
-            let name = match &product_name {
-                Some(name) => name,
-                None => {
-                    let product = self.store.product(&activity.product_id).await?;
-                    product_name.insert(product.map(|p| p.name).unwrap_or_default())
-                }
-            };
-            let id = format!("{}-{}", activity.id, window.label);
-            let round = self.make(activity, id, name, opens, closes, now)?;
-            if self.store.publish_round(&round).await? {
-                rounds.push(round);
-            } else if let Some(first) = self.store.round(&round.id).await?.filter(|r| r.closes_at > now) {
-                rounds.push(first);
-            }
+            missing.push((format!("{}-{}", activity.id, window.label), opens, closes));
+        }
+        if !missing.is_empty() {
+            // A window that was made longer after its round was over has no second one.
+            let ids: Vec<&str> = missing.iter().map(|(id, ..)| id.as_str()).collect();
+            let over = self.store.published(&ids).await?;
+            missing.retain(|(id, ..)| !over.contains(id));
+        }
+        if !missing.is_empty() {
+            let product = self.store.product(&activity.product_id).await?;
+            let name = product.map(|p| p.name).unwrap_or_default();
+            let made =
+                missing.into_iter().map(|(id, opens, closes)| self.make(activity, id, &name, opens, closes, now));
+            let made = made.collect::<Result<Vec<_>, _>>()?;
+            self.store.publish_rounds(activity, &made, now).await?;
+            // Also those that another process was faster with.
+            rounds = self.store.coming_rounds(&[&activity.id], now).await?;
         }
         rounds.sort_by(|a, b| (a.closes_at, &a.id).cmp(&(b.closes_at, &b.id)));
         Ok(rounds)
@@ -133,12 +136,13 @@ impl Publisher<'_> {
         })
     }
 
-    /// Publishes the rounds of all activities; returns how many activities there are.
-    pub async fn publish_all(&self, now: DateTime<Utc>) -> Result<usize, Failure> {
-        let activities = self.store.live_activities(now).await?;
-        for activity in &activities {
-            self.publish(activity, now).await?;
+    /// Publishes the rounds of all activities. One that fails keeps neither the others nor a draw from their turn.
+    pub async fn publish_all(&self, now: DateTime<Utc>) -> Result<(), Failure> {
+        for activity in &self.store.live_activities(now).await? {
+            if let Err(error) = self.publish(activity, now).await {
+                tracing::error!(activity = %activity.id, ?error, "rounds were not published");
+            }
         }
-        Ok(activities.len())
+        Ok(())
     }
 }

@@ -66,8 +66,18 @@ pub struct RecordPage {
     pub ranking: Vec<String>,
 }
 
-fn texts(ids: &[TicketId]) -> Vec<String> {
-    ids.iter().map(TicketId::to_string).collect()
+/// One page's worth of a list from a place on. Read from the database each time: anybody may ask for records, of any rounds in any
+/// order, and must not make a process hold many whole lists.
+async fn part(
+    store: &Store,
+    round: &Round,
+    run: Option<&str>,
+    kind: ListKind,
+    from: usize,
+) -> Result<Vec<String>, Failure> {
+    let Some(run) = run else { return Ok(Vec::new()) };
+    let ids = store.list_part(&round.id, run, kind, from, PAGE).await?;
+    Ok(ids.iter().map(TicketId::to_string).collect())
 }
 
 fn notice(round: &Round, status: Status) -> String {
@@ -83,18 +93,18 @@ fn notice(round: &Round, status: Status) -> String {
 }
 
 /// The record of a round as it may be known now.
-pub async fn record(store: &Store, lists: &Lists, round: &Round, now: DateTime<Utc>) -> Result<Record, Failure> {
+pub async fn record(store: &Store, round: &Round, now: DateTime<Utc>) -> Result<Record, Failure> {
     let status = round.public_status(now);
     let drawn = round.status.is_drawn();
     let whole = usize::try_from(round.tickets()).is_ok_and(|n| n <= PAGE);
     let (mut tickets, mut winners, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     if whole {
-        tickets = texts(&lists.tickets(store, round).await?);
+        tickets = part(store, round, round.list_run.as_deref(), ListKind::Tickets, 0).await?;
         if drawn {
-            let ranking = lists.ranking(store, round).await?;
+            let ranking = part(store, round, round.rank_run.as_deref(), ListKind::Ranking, 0).await?;
             let k = usize::try_from(round.winners()).unwrap_or(0).min(ranking.len());
             let (first, rest) = ranking.split_at_checked(k).unwrap_or_default();
-            (winners, waiting) = (texts(first), texts(rest));
+            (winners, waiting) = (first.to_vec(), rest.to_vec());
         }
     }
     Ok(Record {
@@ -127,16 +137,13 @@ fn pages(round: &Round) -> u64 {
 }
 
 /// One page of a record that is too large to be given whole.
-pub async fn record_page(store: &Store, lists: &Lists, round: &Round, page: u64) -> Result<RecordPage, Failure> {
+pub async fn record_page(store: &Store, round: &Round, page: u64) -> Result<RecordPage, Failure> {
     if page >= pages(round) {
         return Err(Refusal::invalid("page", "没有这一页").into());
     }
     let from = usize::try_from(page).unwrap_or(usize::MAX).saturating_mul(PAGE);
-    let slice = |list: &[TicketId]| {
-        texts(list.get(from..).unwrap_or_default().get(..PAGE.min(list.len().saturating_sub(from))).unwrap_or_default())
-    };
-    let tickets = slice(&lists.tickets(store, round).await?);
-    let ranking = if round.status.is_drawn() { slice(&lists.ranking(store, round).await?) } else { Vec::new() };
+    let tickets = part(store, round, round.list_run.as_deref(), ListKind::Tickets, from).await?;
+    let ranking = part(store, round, round.rank_run.as_deref(), ListKind::Ranking, from).await?;
     Ok(RecordPage { tickets, ranking })
 }
 
@@ -201,7 +208,11 @@ pub async fn result(
             status: "won",
             won: Some(true),
             qualification_id: Some(right.id),
-            qualification_status: Some(right.status),
+            // Its time may be over before the timer has ended it.
+            qualification_status: Some(match right.status {
+                QualificationStatus::Active if right.expire_time <= now => QualificationStatus::Expired,
+                status => status,
+            }),
             expire_time: Some(iso(right.expire_time)),
             ..signed
         });

@@ -205,15 +205,26 @@ pub struct Ended {
 
 /// Ends the next rights whose time ran out: each passes to the next of the waiting list or its pieces go back to the shelf.
 /// Returns what happened, all zero when nothing was due.
-pub async fn end_expired(store: &Store, now: DateTime<Utc>) -> Result<Ended, Error> {
+///
+/// A round whose rights cannot be ended (its product is gone, say) must not keep the others waiting: it is added to `failed`,
+/// whose rounds are left alone.
+pub async fn end_expired(store: &Store, failed: &mut Vec<String>, now: DateTime<Utc>) -> Result<Ended, Error> {
     let limit = i64::try_from(GRANT).unwrap_or(100);
     let mut by_round: BTreeMap<String, Vec<Qualification>> = BTreeMap::new();
-    for right in store.expired_rights(now, limit).await? {
+    for right in store.expired_rights(failed, now, limit).await? {
         by_round.entry(right.round_id.clone()).or_default().push(right);
     }
     let mut sum = Ended::default();
     for (id, rights) in by_round {
-        let ended = end_of_round(store, &id, &rights, now).await?;
+        let ended = match end_of_round(store, &id, &rights, now).await {
+            Ok(ended) => ended,
+            Err(error) if error.is_unavailable() => return Err(error),
+            Err(error) => {
+                tracing::error!(round = %id, ?error, "rights of a round were not ended");
+                failed.push(id);
+                continue;
+            }
+        };
         sum.expired = sum.expired.saturating_add(ended.expired);
         sum.passed = sum.passed.saturating_add(ended.passed);
         sum.returned = sum.returned.saturating_add(ended.returned);
@@ -222,20 +233,24 @@ pub async fn end_expired(store: &Store, now: DateTime<Utc>) -> Result<Ended, Err
     Ok(sum)
 }
 
-/// Whether unused rights of a round pass on: its winners have theirs, the rules say so, and it is not too late.
-fn passes(round: &Round, now: DateTime<Utc>) -> bool {
+/// Whether unused rights of a round may pass on: the rules say so, somebody waits, and it is not too late.
+fn may_pass(round: &Round, now: DateTime<Utc>) -> bool {
     round.rules.unused == Some(Unused::WaitingList)
         && round.status.is_drawn()
-        && round.next_rank == round.winners()
         && round.next_waiting < round.tickets()
         && round.pass_until().is_some_and(|until| now < until)
+}
+
+/// Whether they pass on now: all winners have theirs, too.
+fn passes(round: &Round, now: DateTime<Utc>) -> bool {
+    may_pass(round, now) && round.next_rank == round.winners()
 }
 
 async fn end_of_round(store: &Store, id: &str, rights: &[Qualification], now: DateTime<Utc>) -> Result<Ended, Error> {
     let missing = || Error::Invariant(format!("rights of a round {id} that is not there"));
     let round = store.round(id).await?.ok_or_else(missing)?;
-    // The ranking never changes, so it may be read before.
-    let ranking = if passes(&round, now) { ranking(store, &round).await? } else { Vec::new() };
+    // The ranking never changes, so it may be read before; whether rights pass on may change until the transaction looks.
+    let ranking = if may_pass(&round, now) { ranking(store, &round).await? } else { Vec::new() };
     store
         .transaction(|tx, _| {
             let ranking = &ranking;

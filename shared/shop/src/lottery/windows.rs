@@ -138,4 +138,20 @@ mod tests {
         assert_eq!(found[0].start, at("2026-02-28T15:50:00Z"));
         assert_eq!(found[0].end, at("2026-02-28T16:10:00Z"));
     }
+
+    #[test]
+    fn days_are_shanghais_at_the_ends_of_months_and_years() {
+        let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
+        let labels = |from: &str, until: &str| -> Vec<String> {
+            let windows = [window("23:50", "00:10"), window("07:59", "08:01"), window("00:10", "00:11")];
+            between(&windows, at(from), at(until)).into_iter().map(|o| o.label).collect()
+        };
+        // 08:00 in Shanghai is midnight in UTC: the day before there, the same day here.
+        assert_eq!(labels("2026-12-31T23:58:00Z", "2027-01-01T00:02:00Z"), ["20270101-0759"]);
+        assert_eq!(labels("2027-12-31T15:55:00Z", "2027-12-31T16:11:00Z"), ["20271231-2350", "20280101-0010"]);
+        assert_eq!(labels("2028-02-28T16:00:00Z", "2028-02-29T15:51:00Z")[..2], ["20280228-2350", "20280229-0010"]);
+        assert_eq!(labels("2028-02-29T16:05:00Z", "2028-02-29T16:09:00Z"), ["20280229-2350"]);
+        // Over at its end, to the millisecond.
+        assert!(labels("2028-02-29T16:11:00Z", "2028-02-29T16:11:00.001Z").is_empty());
+    }
 }

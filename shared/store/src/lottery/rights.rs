@@ -46,9 +46,15 @@ impl Qualification {
 }
 
 impl Store {
-    /// Rights whose time ran out, the longest waiting first.
-    pub async fn expired_rights(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<Qualification>, Error> {
-        let filter = doc! { "status": "active", "expireTime": { "$lte": date::bson(now) } };
+    /// Rights whose time ran out, the longest waiting first, but for those of the rounds in `except`.
+    pub async fn expired_rights(
+        &self,
+        except: &[String],
+        now: DateTime<Utc>,
+        limit: i64,
+    ) -> Result<Vec<Qualification>, Error> {
+        let filter =
+            doc! { "status": "active", "expireTime": { "$lte": date::bson(now) }, "roundId": { "$nin": except } };
         let rights = self.collection::<Qualification>(RIGHTS).await?;
         Ok(rights.find(filter).sort(doc! { "expireTime": 1 }).limit(limit).await?.try_collect().await?)
     }

@@ -9,6 +9,7 @@ use domain::{ProductId, SkuId};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
+use super::Activity;
 use crate::page::{Page, PageRequest, Row};
 use crate::{Error, Store, Tx, date};
 
@@ -196,13 +197,38 @@ impl Store {
         Ok(self.collection::<Round>(ROUNDS).await?.find_one(doc! { "_id": id }).await?)
     }
 
-    /// Publishes a round; false when it is there already, published by another process.
-    pub async fn publish_round(&self, round: &Round) -> Result<bool, Error> {
-        match self.collection::<Round>(ROUNDS).await?.insert_one(round).await.map_err(Error::from) {
-            Ok(_) => Ok(true),
-            Err(Error::Duplicate { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+    /// Which of these rounds are there, over or not.
+    pub async fn published(&self, ids: &[&str]) -> Result<Vec<String>, Error> {
+        let rounds = self.collection::<IdOnly>(ROUNDS).await?;
+        let find = rounds.find(doc! { "_id": { "$in": ids } }).projection(doc! { "_id": 1 });
+        let found: Vec<IdOnly> = find.await?.try_collect().await?;
+        Ok(found.into_iter().map(|f| f.id).collect())
+    }
+
+    /// Publishes those of `rounds` that are not there and meet no published round, as long as the activity is what they were made
+    /// from: one that was changed or deleted meanwhile publishes nothing by its old rules. Writing the activity makes publishers
+    /// and changes of one activity take turns.
+    pub async fn publish_rounds(&self, activity: &Activity, rounds: &[Round], now: DateTime<Utc>) -> Result<(), Error> {
+        self.transaction(|tx, _| {
+            Box::pin(async move {
+                let guard =
+                    doc! { "_id": &activity.id, "status": "active", "updatedAt": date::bson(activity.updated_at) };
+                let change = doc! { "$set": { "publishedAt": date::bson(now) } };
+                if !tx.update("lotteryActivities", guard, change).await? {
+                    return Ok(());
+                }
+                let ids: Vec<&str> = rounds.iter().map(|r| r.id.as_str()).collect();
+                let coming = doc! { "activityId": &activity.id, "closesAt": { "$gt": date::bson(now) } };
+                let mut known: Vec<Round> = tx.find(ROUNDS, doc! { "_id": { "$in": ids } }).await?;
+                known.extend(tx.find::<Round>(ROUNDS, coming).await?);
+                let stands_alone = |r: &&Round| {
+                    known.iter().all(|k| k.id != r.id && (k.closes_at <= r.opens_at || r.closes_at <= k.opens_at))
+                };
+                let fresh: Vec<Round> = rounds.iter().filter(stands_alone).cloned().collect();
+                tx.insert_many(ROUNDS, &fresh).await
+            })
+        })
+        .await
     }
 
     /// Published rounds of these activities that are not over, the earliest first.
@@ -274,28 +300,32 @@ impl Store {
         self.change_round(doc! { "_id": id, "status": "listed" }, doc! { "$set": set }).await
     }
 
-    /// Ends a round whose beacon did not appear, and reveals the seed that was never used.
+    /// Ends a round whose beacon did not appear, and reveals the seed that was never used. One that was entered meanwhile counts.
     pub async fn round_void(&self, id: &str, seed: &str, now: DateTime<Utc>) -> Result<bool, Error> {
         let set = doc! { "status": "void", "seed": seed, "voidedAt": date::bson(now), "told": 0i64 };
-        self.change_round(doc! { "_id": id, "status": "listed" }, doc! { "$set": set }).await
+        let guard = doc! { "_id": id, "status": "listed", "publicValue": { "$exists": false } };
+        self.change_round(guard, doc! { "$set": set }).await
     }
 
-    /// Enters the public figure, once, after the close and before the deadline.
+    /// Enters the public figure, once, after the freeze: while tickets can still be added nobody may know it.
     pub async fn enter_public_value(&self, id: &str, value: &str, now: DateTime<Utc>) -> Result<bool, Error> {
         self.change_round(
             doc! {
-                "_id": id, "status": { "$in": ["open", "frozen", "listed"] }, "rules.beacon.source": "public",
-                "closesAt": { "$lte": date::bson(now) }, "publicValue": { "$exists": false },
+                "_id": id, "status": { "$in": ["frozen", "listed"] }, "rules.beacon.source": "public",
+                "publicValue": { "$exists": false },
             },
             doc! { "$set": { "publicValue": value, "publicValueAt": date::bson(now), "workAt": date::bson(now) } },
         )
         .await
     }
 
-    /// Comes back to a round later, if it still has this status.
-    pub async fn postpone_round(&self, id: &str, status: RoundStatus, at: DateTime<Utc>) -> Result<bool, Error> {
+    /// Comes back to a round later, if nobody took it further or called it back since it was read.
+    pub async fn postpone_round(&self, round: &Round, at: DateTime<Utc>) -> Result<bool, Error> {
         self.change_round(
-            doc! { "_id": id, "status": bson::serialize_to_bson(&status)? },
+            doc! {
+                "_id": &round.id, "status": bson::serialize_to_bson(&round.status)?,
+                "publicValue": round.public_value.as_deref(),
+            },
             doc! { "$set": { "workAt": date::bson(at) } },
         )
         .await

@@ -6,13 +6,16 @@ use chrono::{DateTime, Utc};
 use domain::draw::TicketId;
 use domain::{OpenId, UserId};
 use futures_util::TryStreamExt;
-use mongodb::options::Hint;
+use mongodb::options::{Hint, ReadConcern};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Store, Tx, date};
 
 const TICKETS: &str = "lotteryTickets";
 const LISTS: &str = "lotteryLists";
+
+/// Tickets per chunk, but for the last of a list: 800 KB, far below the limit of a document.
+pub const CHUNK: usize = 50_000;
 
 /// Bytes of a ticket in a chunk.
 const TICKET_BYTES: usize = 16;
@@ -96,9 +99,12 @@ impl Store {
         Ok(self.collection::<Ticket>(TICKETS).await?.find_one(doc! { "_id": id }).await?)
     }
 
-    /// The ticket that a command made.
+    /// The ticket that a command made, also where it was inserted a moment ago and the majority does not have it yet: a repeat
+    /// that met it as a duplicate must find it.
     pub async fn ticket_by_request(&self, key: &str) -> Result<Option<Ticket>, Error> {
-        Ok(self.collection::<Ticket>(TICKETS).await?.find_one(doc! { "requestKey": key }).await?)
+        let tickets = self.collection::<Ticket>(TICKETS).await?;
+        let find = tickets.find_one(doc! { "requestKey": key }).read_concern(ReadConcern::linearizable());
+        Ok(find.max_time(self.transaction_deadline()).await?)
     }
 
     /// Takes back a sign-up that came after the list was frozen.
@@ -167,6 +173,24 @@ impl Store {
         Ok(ids)
     }
 
+    /// The places `from` to below `from + count` of a list of a run, read from the chunks that hold them.
+    pub async fn list_part(
+        &self,
+        round: &str,
+        run: &str,
+        kind: ListKind,
+        from: usize,
+        count: usize,
+    ) -> Result<Vec<TicketId>, Error> {
+        let prefix = chunk_prefix(round, run, kind);
+        let chunk = |place: usize| format!("{prefix}{:06}", place.div_euclid(CHUNK));
+        let filter = doc! { "_id": { "$gte": chunk(from), "$lte": chunk(from.saturating_add(count)) } };
+        let chunks = self.collection::<Chunk>(LISTS).await?.find(filter).sort(doc! { "_id": 1 }).await?;
+        let chunks: Vec<Chunk> = chunks.try_collect().await?;
+        let ids = chunks.iter().flat_map(|chunk| unpack(&chunk.ids.bytes));
+        Ok(ids.skip(from.rem_euclid(CHUNK)).take(count).collect())
+    }
+
     /// Removes what a run wrote that was not the first to finish.
     pub async fn delete_run(&self, round: &str, run: &str) -> Result<(), Error> {
         let filter = starting_with(&format!("{round}:{run}:"));
@@ -186,12 +210,6 @@ impl Store {
 impl Tx {
     pub async fn tickets_by_id(&mut self, ids: &[TicketId]) -> Result<Vec<Ticket>, Error> {
         let ids: Vec<String> = ids.iter().map(TicketId::to_string).collect();
-        let tickets = self.collection::<Ticket>(TICKETS);
-        let mut cursor = tickets.find(doc! { "_id": { "$in": ids } }).session(&mut self.session).await?;
-        let mut found = Vec::new();
-        while let Some(ticket) = cursor.next(&mut self.session).await {
-            found.push(ticket?);
-        }
-        Ok(found)
+        self.find(TICKETS, doc! { "_id": { "$in": ids } }).await
     }
 }
