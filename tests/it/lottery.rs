@@ -27,40 +27,40 @@ pub(crate) fn activity_open_at(now: DateTime<Utc>) -> Value {
     })
 }
 
-fn with(mut event: Value, field: &str, value: Value) -> Value {
+pub(crate) fn with(mut event: Value, field: &str, value: Value) -> Value {
     event[field] = value;
     event
 }
 
-async fn create(world: &World, activity: Value) -> anyhow::Result<String> {
+pub(crate) async fn create(world: &World, activity: Value) -> anyhow::Result<String> {
     let made = world.client.call_service("lotteryAdmin", json!({ "action": "create", "activity": activity })).await?;
     made.ok();
     Ok(made.text("activityId"))
 }
 
-async fn sign_up(c: &Client, token: &str, activity: &str) -> anyhow::Result<Answer> {
+pub(crate) async fn sign_up(c: &Client, token: &str, activity: &str) -> anyhow::Result<Answer> {
     c.call("lottery", token, json!({ "action": "signUp", "activityId": activity })).await
 }
 
-async fn draw(c: &Client) -> anyhow::Result<Value> {
+pub(crate) async fn draw(c: &Client) -> anyhow::Result<Value> {
     let answer = c.call_service("lotteryDraw", json!({})).await?;
     answer.ok();
     Ok(answer.body)
 }
 
-async fn record(c: &Client, round: &str) -> anyhow::Result<Value> {
+pub(crate) async fn record(c: &Client, round: &str) -> anyhow::Result<Value> {
     let answer = c.call("lottery", "", json!({ "action": "record", "roundId": round })).await?;
     answer.ok();
     Ok(answer.body)
 }
 
-async fn result(c: &Client, token: &str, round: &str) -> anyhow::Result<Value> {
+pub(crate) async fn result(c: &Client, token: &str, round: &str) -> anyhow::Result<Value> {
     let answer = c.call("lottery", token, json!({ "action": "result", "roundId": round })).await?;
     answer.ok();
     Ok(answer.body)
 }
 
-async fn people(c: &Client, n: usize) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn people(c: &Client, n: usize) -> anyhow::Result<Vec<String>> {
     let mut tokens = Vec::new();
     for i in 0..n {
         tokens.push(c.login(&format!("p{i}")).await?);
@@ -69,7 +69,7 @@ async fn people(c: &Client, n: usize) -> anyhow::Result<Vec<String>> {
 }
 
 /// A world with an open round and `n` people in it.
-async fn signed_up(change: Value, n: usize) -> anyhow::Result<(World, String, String, Vec<String>)> {
+pub(crate) async fn signed_up(change: Value, n: usize) -> anyhow::Result<(World, String, String, Vec<String>)> {
     let world = World::start().await?;
     let mut activity = activity_open_at(world.app.clock.now());
     for (name, value) in change.as_object().into_iter().flatten() {
@@ -175,14 +175,14 @@ async fn a_round_from_its_window_to_its_last_right() -> anyhow::Result<()> {
 }
 
 /// Moves the clock to `seconds` after the close of a round.
-async fn to_close(world: &World, round: &str, seconds: i64) -> anyhow::Result<()> {
+pub(crate) async fn to_close(world: &World, round: &str, seconds: i64) -> anyhow::Result<()> {
     let closes = world.store.round(round).await?.unwrap().closes_at;
     let wait = (closes - world.app.clock.now()).num_seconds() + 1 + seconds;
     world.client.advance(wait).await?.ok();
     Ok(())
 }
 
-fn checked(record: &Value) -> anyhow::Result<Record> {
+pub(crate) fn checked(record: &Value) -> anyhow::Result<Record> {
     let record: Record = serde_json::from_value(record.clone())?;
     assert!(verify(&record).is_ok(), "{:?}", verify(&record).err());
     Ok(record)
@@ -395,8 +395,10 @@ async fn operators_are_told_which_field_is_wrong() -> anyhow::Result<()> {
         ("startTime", json!("yesterday"), "activity.startTime"),
         ("endTime", json!("2020-01-01T00:00:00Z"), "activity.endTime"),
         ("endTime", json!("2099-01-01T00:00:00Z"), "activity.endTime"),
-        ("mode", json!("fixed"), "activity.winRateBp"),
-        ("winRateBp", json!(100), "activity.winRateBp"),
+        ("winRateBp", json!(10_001), "activity.winRateBp"),
+        ("mode", json!(null), "activity.mode"),
+        ("quota", json!(null), "activity.quota"),
+        ("windows", json!(null), "activity.windows"),
         ("quota", json!(0), "activity.quota"),
         ("quota", json!(1_000_001), "activity.quota"),
         ("qualificationMinutes", json!(0), "activity.qualificationMinutes"),

@@ -23,6 +23,7 @@ mod input;
 mod interleave;
 mod linking;
 mod lottery;
+mod lottery_faults;
 mod mall;
 mod messages;
 mod migrate;

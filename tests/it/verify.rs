@@ -293,7 +293,7 @@ async fn the_local_cloud_has_rounds_that_verify() -> anyhow::Result<()> {
     world.finish().await
 }
 
-fn jinlu(arguments: &[&str]) -> (bool, String) {
+pub(crate) fn jinlu(arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_jinlu-it"))
         .arg("verify-draw")
         .args(arguments)
