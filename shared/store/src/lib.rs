@@ -129,7 +129,7 @@ impl Store {
         Ok(self.db().await?.drop().await?)
     }
 
-    /// The documents of one collection, newest `_id` first, as plain JSON. For tools and the local page.
+    /// The documents of one collection, those made last first, as plain JSON. For tools and the local page.
     pub async fn peek(&self, collection: &str, limit: i64) -> Result<Vec<serde_json::Value>, Error> {
         use futures_util::TryStreamExt;
         let documents: Vec<Document> = self
@@ -137,7 +137,7 @@ impl Store {
             .await?
             .find(doc! {})
             .hint(mongodb::options::Hint::Keys(doc! { "_id": 1 }))
-            .sort(doc! { "_id": -1 })
+            .sort(doc! { "createdAt": -1, "_id": -1 })
             .limit(limit)
             .await?
             .try_collect()
