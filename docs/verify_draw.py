@@ -72,6 +72,7 @@ def faults(r, announced=None):
     return f
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3): sys.exit(__doc__)
     try: found = faults(*[json.load(open(name, encoding="utf-8")) for name in sys.argv[1:3]])
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error: found = ["record: cannot be read (%r)" % error]
     print("\n".join(found) or "the draw holds")
