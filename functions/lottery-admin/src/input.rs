@@ -71,7 +71,7 @@ pub(crate) struct ActivityInput {
 struct WindowInput {
     /// `HH:MM`.
     start: String,
-    /// `HH:MM`; the next day where it is not after the start.
+    /// `HH:MM`, not the start; the next day where it is before it.
     end: String,
 }
 
