@@ -3,11 +3,16 @@
 //! Throughput of one machine says little by itself. So the function and a yardstick (the same statements, straight through the
 //! driver) take turns on the same database server, and the ratio of the two is the figure to watch.
 
+mod coins;
+mod draw;
 mod http;
 mod load;
 mod process;
+mod record;
 mod report;
+mod server;
 mod shop;
+mod sign_up;
 mod start;
 mod stats;
 
@@ -17,16 +22,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
-use mongod::Mongod;
+use clap::{Subcommand, ValueEnum};
 use store::baseline::{Sample, Yardstick};
 
 use crate::cli::say;
-use crate::database::start_local;
 use crate::serve::Shutdown;
 use load::{Place, Round, Side, round};
 use process::Recipe;
 use report::{AuditLine, Cell, Report};
+use server::Server;
 use shop::Shop;
 
 /// 性能测试：submitOrder 的启动、内存与吞吐 · Measure how submitOrder starts, what it occupies and what it does
@@ -40,9 +44,13 @@ use shop::Shop;
 ///   cargo build --release -p submit-order -p jinlu && target/release/jinlu bench
 ///   jinlu bench --clients 16 --seconds 10 --rounds 5 --scenario spread --starts 0
 ///   jinlu bench --json > bench.json
+///   jinlu bench draw            sign-ups, and the draw of a million tickets
+///   jinlu bench coins           the write-off of a million lots by two processes
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// 并发客户端数，逗号分隔 · Numbers of clients to measure with
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,16,64", value_parser = clap::value_parser!(u16).range(1..=512))]
     clients: Vec<u16>,
@@ -75,6 +83,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// What else can be measured.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Draw(draw::Args),
+    Coins(coins::Args),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 enum Scenario {
@@ -93,8 +108,13 @@ impl Scenario {
     }
 }
 
-pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let binary = process::find(args.binary.as_deref())?;
+pub(crate) async fn run(mut args: Args) -> Result<ExitCode> {
+    match args.command.take() {
+        Some(Command::Draw(args)) => return draw::run(args).await,
+        Some(Command::Coins(args)) => return coins::run(args).await,
+        None => {}
+    }
+    let binary = process::find("submit-order", args.binary.as_deref())?;
     let Some(report) = measure(&args, binary, &Shutdown::listen()?).await? else {
         return Ok(ExitCode::FAILURE);
     };
@@ -106,40 +126,13 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A folder that goes away with its owner.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("jinlu-bench-{}", std::process::id()));
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("cannot remove {}: {error}", self.0.display());
-        }
-    }
-}
-
 /// `None` when it was interrupted. Whatever was started is stopped, and the two databases are dropped, in any case.
 async fn measure(args: &Args, binary: PathBuf, shutdown: &Shutdown) -> Result<Option<Report>> {
-    // Dropped in the opposite order: the server has to stop before its folder goes.
-    let scratch = Scratch::new()?;
-    let server = match &args.uri {
-        Some(_) => None,
-        None => tokio::select! {
-            server = start(args.data_dir.as_deref().unwrap_or(&scratch.0)) => Some(server?),
-            () = shutdown.wait() => return Ok(None),
-        },
+    let server = tokio::select! {
+        server = Server::start(args.uri.as_deref(), args.data_dir.as_deref()) => server?,
+        () = shutdown.wait() => return Ok(None),
     };
-    let uri = match (&args.uri, &server) {
-        (Some(uri), _) => uri.clone(),
-        (None, server) => server.as_ref().map(Mongod::uri).context("no database")?,
-    };
+    let uri = server.uri.clone();
     // Names of one length, since every statement carries them.
     let name = |side: &str| format!("jinlu_bench_{}_{side}", std::process::id());
     let clients_max = args.clients.iter().copied().max().unwrap_or(1);
@@ -150,12 +143,14 @@ async fn measure(args: &Args, binary: PathBuf, shutdown: &Shutdown) -> Result<Op
         binary,
         uri,
         database: name("call"),
-        session_secrets: shop.session_secrets.clone(),
-        max_concurrency,
-        log: scratch.0.join("submit-order.log"),
+        environment: vec![
+            ("SESSION_SECRETS", shop.session_secrets.clone()),
+            ("MAX_CONCURRENCY", max_concurrency.to_string()),
+        ],
+        log: server.scratch().join("submit-order.log"),
     };
     let measured = tokio::select! {
-        measured = figures(args, &recipe, &shop, server.as_ref()) => measured.map(Some),
+        measured = figures(args, &recipe, &shop, server.pid()) => measured.map(Some),
         () = shutdown.wait() => Ok(None),
     };
     let dropped = (shop.app.store().drop_database().await, shop.direct.drop_database().await);
@@ -165,15 +160,8 @@ async fn measure(args: &Args, binary: PathBuf, shutdown: &Shutdown) -> Result<Op
     let report = measured?;
     dropped.0?;
     dropped.1?;
-    if let Some(mut server) = server {
-        tokio::task::spawn_blocking(move || server.stop()).await??;
-    }
+    server.stop().await?;
     Ok(report)
-}
-
-async fn start(data_dir: &Path) -> Result<Mongod> {
-    fs::create_dir_all(data_dir).with_context(|| format!("cannot create {}", data_dir.display()))?;
-    start_local(data_dir).await
 }
 
 fn last_lines(log: &Path) -> String {
@@ -183,7 +171,7 @@ fn last_lines(log: &Path) -> String {
     lines.join("\n")
 }
 
-async fn figures(args: &Args, recipe: &Recipe, shop: &Arc<Shop>, server: Option<&Mongod>) -> Result<Report> {
+async fn figures(args: &Args, recipe: &Recipe, shop: &Arc<Shop>, mongod_pid: Option<u32>) -> Result<Report> {
     let binary_bytes = fs::metadata(&recipe.binary)?.len();
     shop.fill().await?;
     let (start, memory) = match args.starts {
@@ -211,7 +199,7 @@ async fn figures(args: &Args, recipe: &Recipe, shop: &Arc<Shop>, server: Option<
         function: submit_order()?,
         port: process.port,
         function_pid: process.pid(),
-        mongod_pid: server.and_then(Mongod::pid),
+        mongod_pid,
     });
     let mut cells = Vec::new();
     for scenario in args.scenario.iter().filter(|_| args.rounds > 0) {

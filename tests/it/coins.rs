@@ -173,14 +173,14 @@ async fn a_coin_is_good_for_48_hours_less_a_millisecond_with_or_without_the_time
     assert!(matches!(late, domain::Failure::Refused(r) if r.code == domain::Code::CoinsInsufficient));
     // A timer a millisecond early takes nothing, and 47:59:59.999 is in time.
     let early = expires - TimeDelta::milliseconds(1);
-    assert_eq!(world.store.expire_coins(1000, early).await?.lots, 0);
+    assert_eq!(world.store.expire_coins(1000, 0, early).await?.lots, 0);
     at(early).await.unwrap();
     assert_eq!(lot(&world.store, &user, "win:r1").await?.remaining, 0);
     // The timer at the moment itself takes it, once.
     give(&world.store, "mia", "r2", 3, now).await?;
-    let swept = world.store.expire_coins(1000, expires).await?;
+    let swept = world.store.expire_coins(1000, 0, expires).await?;
     assert_eq!((swept.lots, swept.coins), (1, 3));
-    assert_eq!(world.store.expire_coins(1000, expires).await?.lots, 0);
+    assert_eq!(world.store.expire_coins(1000, 0, expires).await?.lots, 0);
     let gone = lot(&world.store, &user, "win:r2").await?;
     assert_eq!((gone.remaining, gone.expired, gone.sweeps), (0, 3, 1));
     // The transaction guards it by itself, too, whatever was looked at before.

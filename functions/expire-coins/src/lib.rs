@@ -35,12 +35,13 @@ const BATCH_TIME: Duration = Duration::from_secs(12);
 
 async fn handle(ctx: Context, _input: Input) -> Result<Reply, Failure> {
     let mut sum = Output::default();
+    let mut skip = 0;
     loop {
         if ctx.time_left() < BATCH_TIME {
             sum.remaining = true;
             return Reply::of(&sum);
         }
-        let swept = match ctx.store().expire_coins(BATCH, ctx.now).await.map_err(Failure::from) {
+        let swept = match ctx.store().expire_coins(BATCH, skip, ctx.now).await.map_err(Failure::from) {
             Ok(swept) => swept,
             // Whatever is committed stays; the next run finds the rest.
             Err(Failure::Unavailable(error)) if sum.batches > 0 => {
@@ -53,6 +54,7 @@ async fn handle(ctx: Context, _input: Input) -> Result<Reply, Failure> {
         if swept.lots == 0 {
             return Reply::of(&sum);
         }
+        skip = swept.skipped;
         sum.batches = sum.batches.saturating_add(1);
         sum.expired_lots = sum.expired_lots.saturating_add(swept.lots);
         sum.expired_coins = sum.expired_coins.saturating_add(swept.coins);

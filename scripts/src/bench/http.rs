@@ -29,8 +29,13 @@ impl Connection {
 
     pub(super) async fn post(&mut self, token: Option<&str>, body: &str) -> Result<Response> {
         let session = token.map_or_else(String::new, |token| format!("x-app-session: {token}\r\n"));
+        self.post_with(&session, body).await
+    }
+
+    /// With header lines of the caller's, each ending in CRLF.
+    pub(super) async fn post_with(&mut self, headers: &str, body: &str) -> Result<Response> {
         self.exchange(format!(
-            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{session}content-length: {}\r\n\r\n{body}",
+            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
             body.len()
         ))
         .await

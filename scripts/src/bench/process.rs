@@ -12,30 +12,31 @@ use tokio::process::{Child, Command};
 use super::http::Connection;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-const BUILD: &str = "cargo build --release -p submit-order -p jinlu";
 
-/// The binary that was named, or the one beside this program.
-pub(super) fn find(named: Option<&Path>) -> Result<PathBuf> {
+/// The binary that was named, or the one of that function beside this program.
+pub(super) fn find(function: &str, named: Option<&Path>) -> Result<PathBuf> {
+    let build = format!("cargo build --release -p {function} -p jinlu");
     if cfg!(debug_assertions) {
-        bail!("a debug build measures nothing; build with `{BUILD}` and run target/release/jinlu bench");
+        bail!("a debug build measures nothing; build with `{build}` and run target/release/jinlu bench");
     }
     let path = match named {
         Some(path) => path.to_owned(),
-        None => std::env::current_exe()?.with_file_name(format!("submit-order{}", std::env::consts::EXE_SUFFIX)),
+        None => std::env::current_exe()?.with_file_name(format!("{function}{}", std::env::consts::EXE_SUFFIX)),
     };
     if !path.is_file() {
-        bail!("there is no {}; build it with `{BUILD}`, or name it with --binary", path.display());
+        bail!("there is no {}; build it with `{build}`, or name it with --binary", path.display());
     }
     Ok(path)
 }
 
 /// How to start the function.
+#[derive(Clone)]
 pub(super) struct Recipe {
     pub(super) binary: PathBuf,
     pub(super) uri: String,
     pub(super) database: String,
-    pub(super) session_secrets: String,
-    pub(super) max_concurrency: usize,
+    /// What else it is configured with.
+    pub(super) environment: Vec<(&'static str, String)>,
     /// Where its log goes: writing it is part of what a call costs.
     pub(super) log: PathBuf,
 }
@@ -58,8 +59,7 @@ impl Recipe {
             .env("PORT", port.to_string())
             .env("MONGODB_URI", &self.uri)
             .env("MONGODB_DATABASE", &self.database)
-            .env("SESSION_SECRETS", &self.session_secrets)
-            .env("MAX_CONCURRENCY", self.max_concurrency.to_string())
+            .envs(self.environment.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -104,6 +104,17 @@ pub(super) fn resident_kib(pid: u32) -> Option<(u64, u64)> {
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     };
     Some((field("VmRSS")?, field("RssAnon")?))
+}
+
+/// From now on the peak counts anew, where the kernel allows it.
+pub(super) fn forget_peak() {
+    fs::write("/proc/self/clear_refs", "5").ok();
+}
+
+/// The most memory of this process that was resident at once, in KiB. Only where there is a `/proc`.
+pub(super) fn peak_kib() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
 }
 
 /// The processor time that a process has used. Only where there is a `/proc`.

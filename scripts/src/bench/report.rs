@@ -1,7 +1,7 @@
 //! What was measured, as a table and as JSON.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Display, Formatter, Write};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -56,6 +56,18 @@ impl AuditLine {
         let violations = report.violations.iter().map(|v| format!("{}: {}", v.invariant, v.message)).collect();
         Self { documents: report.checked.values().sum(), violations }
     }
+
+    pub(super) fn is_sound(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+impl Display for AuditLine {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { documents, violations } = self;
+        write!(f, "{documents} documents checked, {} violations", violations.len())?;
+        violations.iter().take(20).try_for_each(|violation| write!(f, "\n  {violation}"))
+    }
 }
 
 impl Cell {
@@ -101,7 +113,7 @@ fn verdict(met: bool) -> &'static str {
 impl Report {
     /// Whether the books that were written are in order.
     pub(super) fn is_sound(&self) -> bool {
-        self.audit.violations.is_empty()
+        self.audit.is_sound()
     }
 
     /// The tables, for people.
@@ -136,15 +148,7 @@ impl Report {
         if !self.cells.is_empty() {
             self.throughput(&mut out)?;
         }
-        writeln!(
-            out,
-            "\naudit of the function's database: {} documents checked, {} violations",
-            self.audit.documents,
-            self.audit.violations.len()
-        )?;
-        for violation in self.audit.violations.iter().take(20) {
-            writeln!(out, "  {violation}")?;
-        }
+        writeln!(out, "\naudit of the function's database: {}", self.audit)?;
         Ok(out.trim_end().to_owned())
     }
 

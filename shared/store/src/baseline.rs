@@ -1,4 +1,4 @@
-//! The benchmark's yardstick: the statements of `submitOrder`, issued straight through the driver.
+//! The benchmark's yardsticks: the statements of functions, issued straight through the driver; and what it works on, in bulk.
 //!
 //! No function uses it, so no function carries it. What it writes is a copy of what the function wrote, with its own ids; it
 //! checks no rule and must never run on a shop's own database.
@@ -11,7 +11,11 @@ use domain::{OpenId, OrderId, ProductId, UserId};
 use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::options::{ReadConcern, WriteConcern};
+use serde::Serialize;
 
+use crate::book::{COINS_EXPIRED, COINS_ISSUED, Entry, number};
+use crate::coins::{self, CoinLot, CoinRecord, CoinRecordType};
+use crate::lottery::Ticket;
 use crate::stock::reserve_key;
 use crate::{CommandKey, Error, Store, date};
 
@@ -163,4 +167,147 @@ pub async fn server_counts(store: &Store) -> Result<BTreeMap<&'static str, i64>,
             .collect();
     counts.insert("bytesIn", at(&["network", "bytesIn"]));
     Ok(counts)
+}
+
+/// Documents per bulk insert.
+const BULK: usize = 5_000;
+
+/// Inserts many documents at once, in any order.
+async fn insert_bulk<T: Serialize + Send + Sync>(
+    store: &Store,
+    collection: &str,
+    documents: &[T],
+) -> Result<(), Error> {
+    let target = store.collection::<T>(collection).await?;
+    for some in documents.chunks(BULK) {
+        target.insert_many(some).ordered(false).await?;
+    }
+    Ok(())
+}
+
+/// Signs many people in at once: members with nothing but their openid.
+pub async fn insert_members(store: &Store, members: &[(UserId, OpenId)], now: DateTime<Utc>) -> Result<(), Error> {
+    let document = |(id, open_id): &(UserId, OpenId)| {
+        doc! {
+            "_id": id.as_str(), "openId": open_id.as_str(), "nickName": "", "points": 0i64, "level": 1i64, "balance": 0i64,
+            "carryFen": 0i64, "coinsOwed": 0i64, "isVerified": false, "blocked": false, "createdAt": date::bson(now),
+        }
+    };
+    let documents: Vec<Document> = members.iter().map(document).collect();
+    insert_bulk(store, "member_user", &documents).await
+}
+
+/// Signs many people up at once.
+pub async fn insert_tickets(store: &Store, tickets: &[Ticket]) -> Result<(), Error> {
+    insert_bulk(store, "lotteryTickets", tickets).await
+}
+
+/// Grants many full lots at once, each with its entry and its statement row.
+pub async fn insert_lots(store: &Store, lots: &[CoinLot]) -> Result<(), Error> {
+    let (mut entries, mut rows) = (Vec::new(), Vec::new());
+    for lot in lots {
+        let entry = Entry::new(format!("coins:{}:grant", lot.id), lot.granted_at).user(&lot.user_id).transfer(
+            coins::ASSET,
+            COINS_ISSUED,
+            &CoinLot::account(&lot.id),
+            lot.granted,
+        );
+        rows.push(coin_row(lot, CoinRecordType::Earn, lot.granted, &entry.id, lot.granted_at));
+        entries.push(entry);
+    }
+    insert_bulk(store, "ledger", &entries).await?;
+    insert_bulk(store, "activityCoinRecords", &rows).await?;
+    insert_bulk(store, "activityCoinLots", lots).await
+}
+
+fn coin_row(lot: &CoinLot, record_type: CoinRecordType, change: i64, entry: &str, at: DateTime<Utc>) -> CoinRecord {
+    CoinRecord {
+        id: CoinRecord::key(entry, &lot.id),
+        user_id: lot.user_id.clone(),
+        lot_id: lot.id.clone(),
+        record_type,
+        change,
+        entry_id: entry.to_owned(),
+        order_id: None,
+        created_at: at,
+    }
+}
+
+/// The yardstick of the write-off: the same documents found, changed and inserted in bulk, without a transaction.
+pub async fn write_off(store: &Store, limit: i64, now: DateTime<Utc>) -> Result<usize, Error> {
+    let collection = store.collection::<CoinLot>("activityCoinLots").await?;
+    let over = doc! { "remaining": { "$gt": 0i64 }, "expiresAt": { "$lte": date::bson(now) } };
+    let find = collection.find(over).sort(doc! { "expiresAt": 1, "_id": 1 }).limit(limit);
+    let lots: Vec<CoinLot> = find.await?.try_collect().await?;
+    let ids: Vec<&str> = lots.iter().map(|l| l.id.as_str()).collect();
+    let change = vec![doc! { "$set": {
+        "expired": { "$add": ["$expired", "$remaining"] }, "sweeps": { "$add": ["$sweeps", 1i64] }, "remaining": 0i64,
+    } }];
+    collection.update_many(doc! { "_id": { "$in": ids } }, change).await?;
+    let (mut entries, mut rows) = (Vec::new(), Vec::new());
+    for lot in &lots {
+        let key = coins::expire_key(&lot.id, lot.sweeps.saturating_add(1));
+        rows.push(coin_row(lot, CoinRecordType::Expire, lot.remaining.saturating_neg(), &key, now));
+        let account = CoinLot::account(&lot.id);
+        entries.push(Entry::new(key, now).user(&lot.user_id).transfer(
+            coins::ASSET,
+            &account,
+            COINS_EXPIRED,
+            lot.remaining,
+        ));
+    }
+    if !lots.is_empty() {
+        insert_bulk(store, "ledger", &entries).await?;
+        insert_bulk(store, "activityCoinRecords", &rows).await?;
+    }
+    Ok(lots.len())
+}
+
+/// Whether a lot holds nothing any more.
+pub async fn is_written_off(store: &Store, lot: &str) -> Result<bool, Error> {
+    let lots = store.collection::<Document>("activityCoinLots").await?;
+    Ok(lots.find_one(doc! { "_id": lot, "remaining": 0i64 }).await?.is_some())
+}
+
+/// What a write-off of all lots left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WriteOff {
+    pub lots: u64,
+    /// Lots that were written off once, whole, and hold nothing.
+    pub once: u64,
+    /// Entries that wrote a lot off for the first time, and for any later one.
+    pub entries: u64,
+    pub entries_again: u64,
+    /// Statement rows of write-offs.
+    pub rows: u64,
+}
+
+impl WriteOff {
+    pub async fn count(store: &Store) -> Result<Self, Error> {
+        let count = async |collection: &str, filter: Document| -> Result<u64, Error> {
+            let pipeline = vec![doc! { "$match": filter }, doc! { "$count": "n" }];
+            let target = store.collection::<Document>(collection).await?;
+            let found: Vec<Document> = target.aggregate(pipeline).await?.try_collect().await?;
+            Ok(found.first().map_or(0, |d| number(d, "n")).unsigned_abs())
+        };
+        let every = || doc! { "_id": { "$gte": "" } };
+        let once = doc! {
+            "_id": { "$gte": "" }, "remaining": 0i64, "sweeps": 1i64, "revoked": 0i64,
+            "$expr": { "$eq": ["$expired", "$granted"] },
+        };
+        let keys = |end: &str| doc! { "_id": { "$gte": "coins:", "$lt": "coins;", "$regex": end } };
+        Ok(Self {
+            lots: count("activityCoinLots", every()).await?,
+            once: count("activityCoinLots", once).await?,
+            entries: count("ledger", keys(":expire-1$")).await?,
+            entries_again: count("ledger", keys(":expire-([2-9]|1.)")).await?,
+            rows: count("activityCoinRecords", doc! { "_id": { "$gte": "" }, "type": "expire" }).await?,
+        })
+    }
+}
+
+/// Random bytes for a ticket that nobody signed up with.
+pub fn random_bytes() -> [u8; 16] {
+    rand::random()
 }

@@ -1,5 +1,7 @@
 //! `activityCoinLots` and their statement: coins that die after 48 hours.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bson::{Document, doc};
 use chrono::{DateTime, Utc};
 use domain::{OpenId, OrderId, UserId};
@@ -121,12 +123,17 @@ pub fn expire_key(lot_id: &str, n: i64) -> String {
     format!("coins:{lot_id}:expire-{n}")
 }
 
-/// What one run of the write-off did.
+/// What one batch of the write-off did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     pub lots: i64,
     pub coins: i64,
+    /// Where it began: how many due lots it left to another run. Where the next batch of this run had best begin, too.
+    pub skipped: u64,
 }
+
+/// Runs that meet keep out of each other's way by at most so many batches.
+const APART: u64 = 8;
 
 impl Store {
     /// All lots of a member.
@@ -141,12 +148,28 @@ impl Store {
         self.page("activityCoinRecords", doc! { "userId": user.as_str() }, page).await
     }
 
-    /// Writes off up to `limit` lots whose time is over, oldest first, in one transaction.
+    /// Writes off up to `limit` lots whose time is over, oldest first from the `skip`th on, in one transaction; from the first
+    /// one on where there are not so many. Nothing is left when it returns no lots.
     ///
-    /// Runs of two processes meet in the same lots: one commits, the other starts over and finds them empty. A spend that
-    /// began before the expiry is met the same way.
-    pub async fn expire_coins(&self, limit: i64, now: DateTime<Utc>) -> Result<Swept, Error> {
-        let swept = self.transaction(|tx, _| Box::pin(async move { tx.expire_coins(limit, now).await })).await?;
+    /// Runs of two processes that meet in the same lots: one commits, the other starts over somewhere else. A spend that began
+    /// before the expiry is met the same way.
+    pub async fn expire_coins(&self, limit: i64, skip: u64, now: DateTime<Utc>) -> Result<Swept, Error> {
+        let place = AtomicU64::new(skip);
+        let place = &place;
+        let swept = self
+            .transaction(|tx, _| {
+                Box::pin(async move {
+                    let skip = place.load(Ordering::Relaxed);
+                    // Taken by the next try, if this one meets somebody.
+                    let batches = rand::random_range(0..APART);
+                    place.store(batches.saturating_mul(limit.unsigned_abs()), Ordering::Relaxed);
+                    match tx.expire_coins(limit, skip, now).await? {
+                        none if none.lots == 0 && skip > 0 => tx.expire_coins(limit, 0, now).await,
+                        swept => Ok(swept),
+                    }
+                })
+            })
+            .await?;
         crashpoint("expire.committed").await;
         Ok(swept)
     }
@@ -193,10 +216,10 @@ impl Tx {
         Ok(())
     }
 
-    async fn expire_coins(&mut self, limit: i64, now: DateTime<Utc>) -> Result<Swept, Error> {
+    async fn expire_coins(&mut self, limit: i64, skip: u64, now: DateTime<Utc>) -> Result<Swept, Error> {
         let over = doc! { "remaining": { "$gt": 0i64 }, "expiresAt": { "$lte": date::bson(now) } };
         let lots = self.collection::<CoinLot>("activityCoinLots");
-        let find = lots.find(over.clone()).sort(doc! { "expiresAt": 1, "_id": 1 }).limit(limit);
+        let find = lots.find(over.clone()).sort(doc! { "expiresAt": 1, "_id": 1 }).skip(skip).limit(limit);
         let mut cursor = find.session(&mut self.session).await?;
         let found: Vec<CoinLot> = cursor.stream(&mut self.session).try_collect().await?;
         if found.is_empty() {
@@ -243,6 +266,6 @@ impl Tx {
         self.insert_many("ledger", &entries).await?;
         self.insert_many("activityCoinRecords", &rows).await?;
         crashpoint("expire.inside").await;
-        Ok(Swept { lots: i64::try_from(rows.len()).unwrap_or(i64::MAX), coins })
+        Ok(Swept { lots: i64::try_from(rows.len()).unwrap_or(i64::MAX), coins, skipped: skip })
     }
 }

@@ -4,6 +4,7 @@
 //! still saw the round open is in the list, whatever happened in between; one that did not looks into the list.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -24,6 +25,39 @@ const CACHED_MAX: usize = 500;
 pub struct Published {
     pub round: Round,
     pub secrets: Secrets,
+    status: SharedStatus,
+}
+
+/// One read of a round's status answers all sign-ups that wait for one.
+///
+/// Each of them needs a read that began after its insert was acknowledged, and no other. While one read is under way, those
+/// that come wait for the next, which then is everybody's.
+#[derive(Default)]
+struct SharedStatus {
+    /// Reads that began.
+    begun: AtomicU64,
+    /// The number of the last read and what it saw. Whoever holds it reads.
+    last: tokio::sync::Mutex<Option<(u64, RoundStatus)>>,
+}
+
+impl SharedStatus {
+    /// The status as a read saw it that began after this call; none when there is no such round.
+    async fn read<F>(&self, read: impl FnOnce() -> F) -> Result<Option<RoundStatus>, Failure>
+    where
+        F: Future<Output = Result<Option<RoundStatus>, store::Error>>,
+    {
+        let before = self.begun.load(Ordering::SeqCst);
+        let mut last = self.last.lock().await;
+        if let Some((number, status)) = *last
+            && number > before
+        {
+            return Ok(Some(status));
+        }
+        let number = self.begun.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        let status = read().await?;
+        *last = status.map(|status| (number, status));
+        Ok(status)
+    }
 }
 
 /// What one process remembers of published rounds.
@@ -83,7 +117,7 @@ async fn open_round(rounds: &Rounds, publisher: Publisher<'_>, id: &str, now: Da
     let mut opened = Vec::new();
     for round in coming.iter().take(2) {
         let secrets = Secrets::open(publisher.keys, round)?;
-        opened.push(Arc::new(Published { round: round.clone(), secrets }));
+        opened.push(Arc::new(Published { round: round.clone(), secrets, status: SharedStatus::default() }));
     }
     rounds.remember(id, opened);
     Ok(match rounds.open_at(id, now) {
@@ -137,7 +171,7 @@ pub async fn sign_up(
             if let Some(first) = repeated(store, wish).await? {
                 return confirm(store, &first, None).await;
             }
-            let earlier = confirm(store, &ticket, Some(round.closes_at)).await?;
+            let earlier = confirm(store, &ticket, Some(&published)).await?;
             return Err(Refusal::new(Code::AlreadySignedUp)
                 .detail("ticketId", earlier.ticket_id)
                 .detail("roundId", earlier.round_id)
@@ -146,7 +180,7 @@ pub async fn sign_up(
         Err(error) => return Err(error.into()),
     }
     crashpoint("lottery.inserted").await;
-    let done = confirm(store, &ticket, Some(round.closes_at)).await?;
+    let done = confirm(store, &ticket, Some(&published)).await?;
     Ok(SignedUp { replayed: false, ..done })
 }
 
@@ -161,10 +195,13 @@ async fn repeated(store: &Store, wish: &SignUp) -> Result<Option<Ticket>, Failur
 }
 
 /// Answers for a ticket that is stored: it counts if the round is still open or the list has it.
-async fn confirm(store: &Store, ticket: &Ticket, closes_at: Option<DateTime<Utc>>) -> Result<SignedUp, Failure> {
+async fn confirm(store: &Store, ticket: &Ticket, published: Option<&Published>) -> Result<SignedUp, Failure> {
     let unknown = || Failure::invariant(format!("ticket {} has no round", ticket.id));
-    let (status, window_end) = match closes_at {
-        Some(at) => (store.round_status(&ticket.round_id).await?.ok_or_else(unknown)?, at),
+    let (status, window_end) = match published {
+        Some(Published { round, status, .. }) => {
+            let status = status.read(|| store.round_status(&round.id)).await?;
+            (status.ok_or_else(unknown)?, round.closes_at)
+        }
         None => {
             let round = store.round(&ticket.round_id).await?.ok_or_else(unknown)?;
             (round.status, round.closes_at)
@@ -188,4 +225,42 @@ async fn in_list(store: &Store, ticket: &Ticket) -> Result<bool, Failure> {
     let Some(run) = &round.list_run else { return Ok(false) };
     let list = store.list(&round.id, run, ListKind::Tickets).await?;
     Ok(TicketId::parse(&ticket.id).is_some_and(|id| list.binary_search(&id).is_ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_began_before_is_nobody_elses() {
+        let shared = Arc::new(SharedStatus::default());
+        let reads = Arc::new(AtomicU64::new(0));
+        let release = Arc::new(tokio::sync::Notify::new());
+        let sign_up = || {
+            let (shared, reads, release) = (Arc::clone(&shared), Arc::clone(&reads), Arc::clone(&release));
+            tokio::spawn(async move {
+                let read = || async move {
+                    // The first read began while the round was open and takes its time.
+                    if reads.fetch_add(1, Ordering::SeqCst) > 0 {
+                        return Ok(Some(RoundStatus::Frozen));
+                    }
+                    release.notified().await;
+                    Ok(Some(RoundStatus::Open))
+                };
+                shared.read(read).await.unwrap().unwrap()
+            })
+        };
+        let first = sign_up();
+        while reads.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let later: Vec<_> = (0..10).map(|_| sign_up()).collect();
+        tokio::task::yield_now().await;
+        release.notify_one();
+        assert_eq!(first.await.unwrap(), RoundStatus::Open);
+        for one in later {
+            assert_eq!(one.await.unwrap(), RoundStatus::Frozen);
+        }
+        assert_eq!(reads.load(Ordering::SeqCst), 2, "ten sign-ups share one read");
+    }
 }

@@ -1,0 +1,68 @@
+//! The database server that is measured on: one of its own, or a replica set that is there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use mongod::Mongod;
+
+use crate::database::start_local;
+
+/// A folder that goes away with its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("jinlu-bench-{}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+pub(super) struct Server {
+    // Dropped in this order: the server has to stop before its folder goes.
+    mongod: Option<Mongod>,
+    scratch: Scratch,
+    pub(super) uri: String,
+}
+
+impl Server {
+    /// Uses the one at `uri`, or starts one on `data_dir` or a temporary folder.
+    pub(super) async fn start(uri: Option<&str>, data_dir: Option<&Path>) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        if let Some(uri) = uri {
+            return Ok(Self { mongod: None, scratch, uri: uri.to_owned() });
+        }
+        let data_dir = data_dir.unwrap_or(&scratch.0);
+        fs::create_dir_all(data_dir).with_context(|| format!("cannot create {}", data_dir.display()))?;
+        let mongod = start_local(data_dir).await?;
+        let uri = mongod.uri();
+        Ok(Self { mongod: Some(mongod), scratch, uri })
+    }
+
+    /// A folder for logs and the like.
+    pub(super) fn scratch(&self) -> &Path {
+        &self.scratch.0
+    }
+
+    /// If it is ours.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.mongod.as_ref().and_then(Mongod::pid)
+    }
+
+    /// Stops it if it is ours.
+    pub(super) async fn stop(mut self) -> Result<()> {
+        if let Some(mut mongod) = self.mongod.take() {
+            tokio::task::spawn_blocking(move || mongod.stop()).await??;
+        }
+        Ok(())
+    }
+}
