@@ -259,7 +259,7 @@ fn local_draw() -> Value {
     let round = chain.round_at(closed.parse().unwrap());
     record["openedAt"] = json!("2026-11-21T01:00:00.000Z");
     record["closedAt"] = json!(closed);
-    record["drawnAt"] = json!("2026-11-21T01:30:20.000Z");
+    record["drawnAt"] = json!("2026-11-21T01:30:40.000Z");
     record["rules"]["beacon"] = json!({ "source": "drand", "chain": chain.hash, "round": round });
     let signature = simulators::drand::signature(round).unwrap();
     record["beacon"] = json!(draw::beacon_of(&signature).unwrap());

@@ -3,8 +3,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
 
-/// Seconds between the close and the earliest beacon: nobody may know the beacon while tickets can still be added, and clocks differ.
-const AFTER_CLOSE: TimeDelta = TimeDelta::seconds(10);
+/// Seconds between the close and the earliest beacon: the frozen list must be public before anybody knows the beacon, and clocks
+/// differ. The timer that freezes runs at the full minute, as windows end.
+const AFTER_CLOSE: TimeDelta = TimeDelta::seconds(30);
 
 /// A drand chain of the scheme `bls-unchained-g1-rfc9380`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Chain {
         DateTime::from_timestamp(seconds, 0)
     }
 
-    /// The round to publish with the rules: the first whose time is strictly later than ten seconds after the close.
+    /// The round to publish with the rules: the first whose time is strictly later than thirty seconds after the close.
     pub fn round_at(&self, closed_at: DateTime<Utc>) -> u64 {
         let after = closed_at.checked_add_signed(AFTER_CLOSE).unwrap_or(closed_at).timestamp();
         // Round r appears at genesis + (r - 1) * period; whole seconds suffice, for a round of the same second is not later.
