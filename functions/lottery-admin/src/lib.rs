@@ -145,10 +145,10 @@ async fn update(ctx: Context, input: Input) -> Result<Reply, Failure> {
     let done = ctx
         .store()
         .once(key.as_ref(), ctx.now, |tx, _| {
-            let activity = &activity;
+            let (activity, read) = (&activity, old.updated_at);
             Box::pin(async move {
-                if !tx.update_activity(activity).await? {
-                    return Err(Refusal::new(Code::Conflict).with_message("活动已删除，不能修改").into());
+                if !tx.update_activity(activity, read).await? {
+                    return Err(Refusal::new(Code::Conflict).with_message("活动已删除或刚被修改，请查看后再试").into());
                 }
                 Ok(described(activity, "活动已修改；已公布的场次按原规则进行"))
             })

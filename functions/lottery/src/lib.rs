@@ -134,7 +134,7 @@ async fn handle(ctx: Context, input: Input, memory: Arc<Memory>) -> Result<Reply
                 activity_id: named("activityId", input.activity_id)?,
                 request_key: ctx.command_key().map(|key| key.id().to_owned()),
             };
-            let done = sign_up(&memory.rounds, publisher(&ctx)?, &wish, ctx.now).await?;
+            let done = sign_up(&memory.rounds, &memory.lists, publisher(&ctx)?, &wish, ctx.now).await?;
             let output = SignUpOutput {
                 round_id: done.round_id,
                 ticket_id: done.ticket_id,

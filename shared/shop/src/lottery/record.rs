@@ -49,7 +49,7 @@ impl Lists {
         Ok(list)
     }
 
-    async fn tickets(&self, store: &Store, round: &Round) -> Result<Arc<Vec<TicketId>>, Failure> {
+    pub(super) async fn tickets(&self, store: &Store, round: &Round) -> Result<Arc<Vec<TicketId>>, Failure> {
         self.get(store, &round.id, round.list_run.as_deref(), ListKind::Tickets).await
     }
 

@@ -248,22 +248,43 @@ fn passes(round: &Round, now: DateTime<Utc>) -> bool {
 
 async fn end_of_round(store: &Store, id: &str, rights: &[Qualification], now: DateTime<Utc>) -> Result<Ended, Error> {
     let missing = || Error::Invariant(format!("rights of a round {id} that is not there"));
-    let round = store.round(id).await?.ok_or_else(missing)?;
-    // The ranking never changes, so it may be read before; whether rights pass on may change until the transaction looks.
-    let ranking = if may_pass(&round, now) { ranking(store, &round).await? } else { Vec::new() };
+    loop {
+        let round = store.round(id).await?.ok_or_else(missing)?;
+        // Whether rights pass on may change until the transaction looks; who is next changes only with the cursor.
+        let next = match &round.rank_run {
+            Some(run) if may_pass(&round, now) => {
+                let from = usize::try_from(round.next_waiting).unwrap_or(usize::MAX);
+                store.list_part(id, run, ListKind::Ranking, from, rights.len()).await?
+            }
+            _ => Vec::new(),
+        };
+        if let Some(ended) = end_with(store, &round, rights, &next, now).await? {
+            return Ok(ended);
+        }
+    }
+}
+
+/// Ends rights of a round, of whose waiting list `next` come first; none when that list has moved since it was read.
+async fn end_with(
+    store: &Store,
+    read: &Round,
+    rights: &[Qualification],
+    next: &[TicketId],
+    now: DateTime<Utc>,
+) -> Result<Option<Ended>, Error> {
+    let (id, from) = (&read.id, read.next_waiting);
     store
         .transaction(|tx, _| {
-            let ranking = &ranking;
             Box::pin(async move {
-                let round = tx.round(id).await?.ok_or_else(missing)?;
+                let round = tx.round(id).await?;
+                let Some(round) = round.filter(|r| r.next_waiting == from) else { return Ok(None) };
                 let mut ended = Vec::new();
                 for right in rights {
                     if tx.expire_right(&right.id, now).await? {
                         ended.push(right);
                     }
                 }
-                let from = round.next_waiting;
-                let ids = if passes(&round, now) { span(ranking, from, round.tickets(), ended.len()) } else { &[] };
+                let ids = next.get(..next.len().min(ended.len())).filter(|_| passes(&round, now)).unwrap_or_default();
                 let next = in_order(ids, tx.tickets_by_id(ids).await?)?;
                 if !next.is_empty() {
                     if !tx.move_cursor(id, "nextWaiting", from, after(from, next.len())).await? {
@@ -283,7 +304,8 @@ async fn end_of_round(store: &Store, id: &str, rights: &[Qualification], now: Da
                 }
                 crashpoint("lottery.expire.inside").await;
                 let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-                Ok(Ended { expired: count(ended.len()), passed: count(next.len()), returned: count(back.len()) })
+                let (expired, passed, returned) = (count(ended.len()), count(next.len()), count(back.len()));
+                Ok(Some(Ended { expired, passed, returned }))
             })
         })
         .await

@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use chrono::{DateTime, Utc};
 use domain::draw::TicketId;
 use domain::{Code, Failure, OpenId, Refusal};
-use store::lottery::{ListKind, Round, RoundStatus, Ticket};
+use store::lottery::{Round, RoundStatus, Ticket};
 use store::{Store, crashpoint};
 
 use super::Secrets;
 use super::publish::Publisher;
+use super::record::Lists;
 use crate::members::active_member;
 use crate::views::iso;
 
@@ -139,6 +140,7 @@ fn closed(next: Option<DateTime<Utc>>) -> Failure {
 /// `SIGNUP_CLOSED` outside of a window, `ALREADY_SIGNED_UP` for a second try, `NOT_FOUND` without such an activity.
 pub async fn sign_up(
     rounds: &Rounds,
+    lists: &Lists,
     publisher: Publisher<'_>,
     wish: &SignUp,
     now: DateTime<Utc>,
@@ -150,7 +152,7 @@ pub async fn sign_up(
         Found::Closed(next) => {
             // A repeat of a sign-up that was made in time is answered as it was.
             return match repeated(store, wish).await? {
-                Some(ticket) => confirm(store, &ticket, None).await,
+                Some(ticket) => confirm(store, lists, &ticket, None).await,
                 None => Err(closed(next)),
             };
         }
@@ -169,9 +171,9 @@ pub async fn sign_up(
         Ok(()) => {}
         Err(error) if error.is_duplicate_of("lotteryTickets") => {
             if let Some(first) = repeated(store, wish).await? {
-                return confirm(store, &first, None).await;
+                return confirm(store, lists, &first, None).await;
             }
-            let earlier = confirm(store, &ticket, Some(&published)).await?;
+            let earlier = confirm(store, lists, &ticket, Some(&published)).await?;
             return Err(Refusal::new(Code::AlreadySignedUp)
                 .detail("ticketId", earlier.ticket_id)
                 .detail("roundId", earlier.round_id)
@@ -180,7 +182,7 @@ pub async fn sign_up(
         Err(error) => return Err(error.into()),
     }
     crashpoint("lottery.inserted").await;
-    let done = confirm(store, &ticket, Some(&published)).await?;
+    let done = confirm(store, lists, &ticket, Some(&published)).await?;
     Ok(SignedUp { replayed: false, ..done })
 }
 
@@ -195,7 +197,12 @@ async fn repeated(store: &Store, wish: &SignUp) -> Result<Option<Ticket>, Failur
 }
 
 /// Answers for a ticket that is stored: it counts if the round is still open or the list has it.
-async fn confirm(store: &Store, ticket: &Ticket, published: Option<&Published>) -> Result<SignedUp, Failure> {
+async fn confirm(
+    store: &Store,
+    lists: &Lists,
+    ticket: &Ticket,
+    published: Option<&Published>,
+) -> Result<SignedUp, Failure> {
     let unknown = || Failure::invariant(format!("ticket {} has no round", ticket.id));
     let (status, window_end) = match published {
         Some(Published { round, status, .. }) => {
@@ -210,7 +217,7 @@ async fn confirm(store: &Store, ticket: &Ticket, published: Option<&Published>) 
     let counts = match status {
         RoundStatus::Open => true,
         RoundStatus::Frozen => return Err(Failure::Unavailable("the list of the round is being made".into())),
-        _ => in_list(store, ticket).await?,
+        _ => in_list(store, lists, ticket).await?,
     };
     if !counts {
         store.delete_ticket(&ticket.id).await?;
@@ -220,10 +227,9 @@ async fn confirm(store: &Store, ticket: &Ticket, published: Option<&Published>) 
     Ok(SignedUp { round_id, ticket_id, window_end, replayed: true })
 }
 
-async fn in_list(store: &Store, ticket: &Ticket) -> Result<bool, Failure> {
+async fn in_list(store: &Store, lists: &Lists, ticket: &Ticket) -> Result<bool, Failure> {
     let Some(round) = store.round(&ticket.round_id).await? else { return Ok(false) };
-    let Some(run) = &round.list_run else { return Ok(false) };
-    let list = store.list(&round.id, run, ListKind::Tickets).await?;
+    let list = lists.tickets(store, &round).await?;
     Ok(TicketId::parse(&ticket.id).is_some_and(|id| list.binary_search(&id).is_ok()))
 }
 

@@ -97,8 +97,8 @@ impl Tx {
         self.insert("lotteryActivities", activity).await
     }
 
-    /// Writes what an operator may change; false when the activity is not there or was deleted.
-    pub async fn update_activity(&mut self, activity: &Activity) -> Result<bool, Error> {
+    /// Writes what an operator may change; false when the activity is not there, was deleted, or changed since `read`.
+    pub async fn update_activity(&mut self, activity: &Activity, read: DateTime<Utc>) -> Result<bool, Error> {
         let mut set = bson::serialize_to_document(activity)?;
         for fixed in ["_id", "createdAt", "status"] {
             set.remove(fixed);
@@ -113,7 +113,8 @@ impl Tx {
         if !unset.is_empty() {
             change.insert("$unset", unset);
         }
-        self.update("lotteryActivities", doc! { "_id": &activity.id, "status": "active" }, change).await
+        let guard = doc! { "_id": &activity.id, "status": "active", "updatedAt": date::bson(read) };
+        self.update("lotteryActivities", guard, change).await
     }
 
     /// Ends an activity; false when it is not there.
