@@ -301,7 +301,13 @@ impl Check<'_> {
 
     fn list(&mut self, field: &str, said: &[String], right: &[TicketId], known: &BTreeSet<TicketId>) {
         if said.len() != right.len() {
-            self.fault(field, format!("should hold {} tickets, holds {}", right.len(), said.len()));
+            // Which one it is: a stranger, a ticket of the other list, or one that was dropped.
+            let (here, due): (BTreeSet<String>, BTreeSet<String>) =
+                (said.iter().cloned().collect(), right.iter().map(TicketId::to_string).collect());
+            let extra = here.difference(&due).next().map(|text| format!("; {} does not belong here", shown(text)));
+            let gone = due.difference(&here).next().map(|text| format!("; {text} is missing"));
+            let named = [extra, gone].into_iter().flatten().collect::<String>();
+            self.fault(field, format!("should hold {} tickets, holds {}{named}", right.len(), said.len()));
         }
         let mut seen = BTreeSet::new();
         let strangers: Vec<String> = said
