@@ -126,6 +126,11 @@ pub(crate) async fn run(mut args: Args) -> Result<ExitCode> {
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Signs a few people up and draws two small rounds on the server at `uri`, as `jinlu bench draw` does with many; returns what is off.
+pub async fn small_draw(uri: &str) -> Result<Vec<String>> {
+    draw::small(uri).await
+}
+
 /// `None` when it was interrupted. Whatever was started is stopped, and the two databases are dropped, in any case.
 async fn measure(args: &Args, binary: PathBuf, shutdown: &Shutdown) -> Result<Option<Report>> {
     let server = tokio::select! {

@@ -1,7 +1,7 @@
 //! One command for people: the local cloud, the self-hosted server, and what an operator needs around the database.
 
 mod audit;
-mod bench;
+pub mod bench;
 pub mod cli;
 mod database;
 mod dev;

@@ -12,6 +12,7 @@ mod audit_coins;
 mod audit_draws;
 mod audit_identity;
 mod audit_seals;
+mod bench_small;
 mod clients;
 mod coins;
 mod crash;

@@ -281,7 +281,7 @@ impl Caller {
         let caller = self.clone();
         Ok(tokio::spawn(async move {
             for call in 0u64.. {
-                let (timestamp, nonce) = (caller.clock.now().timestamp().to_string(), format!("bench-{call:016}"));
+                let (timestamp, nonce) = (caller.clock.now().timestamp().to_string(), nonce(call));
                 let signature = edge::sign(caller.secret.as_bytes(), &timestamp, &nonce, "POST", "/", b"{}");
                 let signed = format!(
                     "x-jinlu-key: bench\r\nx-jinlu-timestamp: {timestamp}\r\nx-jinlu-nonce: {nonce}\r\nx-jinlu-signature: {signature}\r\n"
@@ -311,6 +311,11 @@ impl Caller {
         self.start(&mut process).await?.await??;
         process.stop().await
     }
+}
+
+/// One that no other call of any process uses.
+fn nonce(call: u64) -> String {
+    format!("bench-{:016x}", RandomState::new().hash_one(call))
 }
 
 impl Report {

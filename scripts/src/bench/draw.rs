@@ -84,7 +84,7 @@ pub(crate) struct Args {
 #[serde(rename_all = "camelCase")]
 struct Report {
     sign_up: Rates,
-    /// What people were answered, by error code; `accepted` for those who are in.
+    /// What people were answered, by code; `accepted` for those who are in.
     answers: Answers,
     tickets_stored: i64,
     draws: Vec<Draw>,
@@ -134,6 +134,29 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         say(report.text()?)?;
     }
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The same with few people and tickets; returns what is off.
+pub(super) async fn small(uri: &str) -> Result<Vec<String>> {
+    let uri = Some(uri.to_owned());
+    let args = Args {
+        sign_ups: 500,
+        tickets: 21_000,
+        winners: 20,
+        clients: 8,
+        rounds: 2,
+        no_audit: false,
+        uri,
+        data_dir: None,
+        json: false,
+    };
+    let server = Server::start(args.uri.as_deref(), None).await?;
+    let report = measure(&args, &server, &Shutdown::listen()?).await?.context("it was interrupted")?;
+    let mut off = report.deviations;
+    if let Some(audit) = report.audit.filter(|audit| !audit.is_sound()) {
+        off.push(audit.to_string());
+    }
+    Ok(off)
 }
 
 /// `None` when it was interrupted. The two databases are dropped in any case.

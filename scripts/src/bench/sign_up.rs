@@ -36,7 +36,7 @@ pub(super) struct Person {
     token: String,
 }
 
-/// Answers by error code; those that were accepted have none.
+/// Answers by code; those that were accepted have none.
 pub(super) type Answers = BTreeMap<String, usize>;
 
 /// How fast one side was, round by round.
@@ -91,7 +91,7 @@ impl Place {
         let proof = Proof::Http { method: "POST".to_owned(), path: "/".to_owned() };
         let input = json!({ "action": "signUp", "activityId": activity });
         let (status, body) = self.invoke("lottery", proof, headers, &input).await?;
-        let code = body.get("errorCode").and_then(Value::as_str);
+        let code = body.get("code").and_then(Value::as_str);
         ensure!(code.is_some() || status == 200, "lottery answered {status}: {body}");
         Ok(code.unwrap_or_default().to_owned())
     }
