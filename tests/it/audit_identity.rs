@@ -21,6 +21,7 @@ async fn the_audit_sees_damaged_identities() -> anyhow::Result<()> {
         }
     }
     assert_eq!(world.violations().await?, Vec::<String>::new());
+    let demo = "c-demo".to_owned();
     let [a, b, c] = users.as_slice() else { panic!("three users") };
     let identities = db.collection::<Document>("identities");
     let index = identities.find_one(doc! { "_id": a }).await?.unwrap().get_array("idIndex")?.clone();
@@ -35,6 +36,8 @@ async fn the_audit_sees_damaged_identities() -> anyhow::Result<()> {
         ("a hash that is none", "identities", b, set("idIndex.0.mac", "11".into())),
         ("a number in clear", "identities", a, set("idCard", "440524198801010011".into())),
         ("a number in a note", "identities", a, set("note", "证件 440524198801010011。".into())),
+        ("a number at its member", "member_user", a, set("idCard", "440524198801010011".into())),
+        ("a number at a customer", "customers", &demo, set("remark", "证件 11010519491231002X".into())),
         ("a number in a list", "identities", c, set("earlierConsents.0.purpose", "11010519491231002x".into())),
         ("a name in clear", "identities", a, set("realName", "张三".into())),
         ("no sealed number", "identities", a, doc! { "$unset": { "idCard": 1 } }),

@@ -3,7 +3,7 @@
 //! `requestId` is accepted and not stored: the hash of an input that holds an identity number can be searched for the number.
 //! The number itself is the natural key; a repeat finds the user verified.
 
-use domain::id_card::{IdNumber, RealName};
+use domain::id_card::{IdNumber, RealName, holds_a_number};
 use domain::{Code, Failure, Refusal, UserId, text};
 use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
@@ -171,6 +171,10 @@ fn claim(ctx: &Context, input: &Input) -> Result<Claim, Refusal> {
 
 async fn reveal(ctx: &Context, staff: &str, input: &Input) -> Result<Reply, Failure> {
     let reason = text::required("reason", input.reason.as_deref().unwrap_or_default(), REASON_CHARS_MAX)?;
+    if holds_a_number(&reason) {
+        // It is kept in clear.
+        return Err(Refusal::invalid("reason", "查看原因中请勿填写证件号码").into());
+    }
     let user = input.user_id.as_deref().and_then(|id| UserId::parse(id).ok());
     let user = user.ok_or_else(|| Refusal::invalid("userId", "请指定 userId"))?;
     let look = Look { staff, role: PERMISSION, reason: &reason, trace_id: &ctx.trace_id };

@@ -158,6 +158,11 @@ pub fn looks_like_a_number(text: &str) -> bool {
         && check.bytes().next().map(|b| b.to_ascii_uppercase()) == check_character(digits)
 }
 
+/// Whether a text holds a number as a word of its own; hashes and sealed texts are longer words.
+pub fn holds_a_number(text: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric()).any(looks_like_a_number)
+}
+
 /// The last character that 17 digits call for.
 fn check_character(digits: &str) -> Option<u8> {
     let sum: u32 = digits.chars().zip(WEIGHTS).filter_map(|(c, weight)| c.to_digit(10)?.checked_mul(weight)).sum();
@@ -249,7 +254,7 @@ fn is_han(c: char) -> bool {
             | '\u{4E00}'..='\u{9FFF}'
             | '\u{F900}'..='\u{FAFF}'
             | '\u{20000}'..='\u{2FA1F}'
-            | '\u{30000}'..='\u{323AF}'
+            | '\u{30000}'..='\u{33479}'
     )
 }
 

@@ -1,8 +1,10 @@
 //! Who is verified, and that nothing about them can be read.
 
 use bson::{Bson, Document, doc};
-use domain::id_card::looks_like_a_number;
+use domain::id_card::holds_a_number;
 use domain::vault::is_sealed;
+use futures_util::TryStreamExt;
+use mongodb::options::Hint;
 
 use super::{Audit, Batch};
 use crate::Error;
@@ -38,8 +40,44 @@ impl Audit<'_> {
                 None => break,
             }
         }
+        for collection in ["member_user", "customers", "accessLogs"] {
+            self.numbers_in_clear(collection).await?;
+        }
         self.verified_members().await?;
+        self.mall_buyers().await?;
         self.shared_numbers().await
+    }
+
+    /// Where a number is most likely to be left or typed in.
+    async fn numbers_in_clear(&mut self, collection: &str) -> Result<(), Error> {
+        let source = self.collection(collection).await?;
+        let find = source.find(doc! {}).hint(Hint::Keys(doc! { "_id": 1 })).batch_size(500);
+        let mut cursor = find.session(&mut self.session).await?;
+        let mut found = Vec::new();
+        while let Some(document) = cursor.stream(&mut self.session).try_next().await? {
+            if document.values().any(has_a_number) {
+                found.push(document.get_str("_id").unwrap_or("?").to_owned());
+            }
+        }
+        for id in found {
+            self.violation("identity", "an identity number can be read", format!("{collection}/{id}"));
+        }
+        Ok(())
+    }
+
+    /// Who waits for goods of the points mall is verified: until they arrive a real name cannot be erased.
+    async fn mall_buyers(&mut self) -> Result<(), Error> {
+        let pipeline = vec![
+            doc! { "$match": {
+                "type": domain::OrderType::PointsMall.as_str(), "status": { "$in": ["paid", "shipped"] },
+            } },
+            doc! { "$lookup": { "from": "member_user", "localField": "userId", "foreignField": "_id", "as": "member" } },
+            doc! { "$match": { "member.isVerified": { "$ne": true } } },
+        ];
+        for id in self.ids_of("orders", pipeline).await? {
+            self.violation("identity", "goods of the points mall for somebody unverified", format!("orders/{id}"));
+        }
+        Ok(())
     }
 
     /// The other way round: nobody is verified without a name.
@@ -108,13 +146,13 @@ fn faults(identity: &Identity, verified: Option<bool>) -> Vec<&'static str> {
     faults
 }
 
-/// Whether a value holds an identity number as a word of its own; hashes and sealed texts are longer words.
+/// Whether a value holds an identity number.
 fn has_a_number(value: &Bson) -> bool {
     match value {
-        Bson::String(text) => text.split(|c: char| !c.is_ascii_alphanumeric()).any(looks_like_a_number),
+        Bson::String(text) => holds_a_number(text),
         Bson::Array(values) => values.iter().any(has_a_number),
         Bson::Document(document) => document.values().any(has_a_number),
-        Bson::Int64(number) => looks_like_a_number(&number.to_string()),
+        Bson::Int64(number) => holds_a_number(&number.to_string()),
         _ => false,
     }
 }

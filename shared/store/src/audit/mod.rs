@@ -13,7 +13,7 @@
 //! | `prepaid` | each deduction's details add up and are what the book took; it was given back or not, as the book says |
 //! | `coins` | each lot: granted = spent − returned + expired + revoked + remaining; nothing is spent at or after its expiry or written off before; each move has its row; what is owed was spent |
 //! | `link` | one customer and one user at most belong to each other, and the customer's prepaid records know it |
-//! | `identity` | a member is verified if and only if a sealed identity is stored; one number, one user; no number can be read |
+//! | `identity` | a member is verified if and only if a sealed identity is stored; one number, one user; no number can be read there, at members, customers or in `accessLogs`; who waits for goods of the points mall is verified |
 //! | `seal` | every sealed day has the entries it was sealed with, and the days form one chain without gaps |
 //! | `draw` | each draw recomputes from its list, seed and beacon to its recorded ranking and winners; rights follow the ranks, hold their pieces and grant one coin each; no seed is in clear before its draw |
 //! | `outbox` | nothing waits beyond its limit without being dead; a refund has its cause and its outcome |
