@@ -4,7 +4,7 @@
 //! paid but fits no order becomes a payment exception with a refund in the outbox, in one transaction too.
 
 use chrono::{DateTime, Utc};
-use domain::{Failure, Fen, OrderId, OrderStatus, OrderType, Points, ShopRules};
+use domain::{Code, Failure, Fen, OrderId, OrderStatus, OrderType, Points, ShopRules};
 use store::book::{self, Entry, Posting};
 use store::members::{PointsLog, StockRecord};
 use store::orders::Order;
@@ -216,6 +216,10 @@ pub async fn book_effects(tx: &mut Tx, order: &Order, rules: &ShopRules, now: Da
         .member(&order.user_id)
         .await?
         .ok_or_else(|| Error::Invariant(format!("order {} has no member", order.id)))?;
+    // The member is written below, so that an erasure of the real name at the same moment meets this transaction.
+    if order.order_type == OrderType::PointsMall && !member.is_verified {
+        return Err(Code::IdentityRequired.into());
+    }
     let earned = match order.order_type {
         // Nothing was spent, so not even a remainder of older orders may become a point here.
         OrderType::PointsMall => domain::points::Earned { points: Points::ZERO, carry: member.carry_fen },
