@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -68,6 +69,17 @@ impl Host {
         name: &str,
         work: impl Future<Output = anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
+        let mut work = std::pin::pin!(work);
+        self.stopped_at(name, work.as_mut()).await?;
+        self.kill()
+    }
+
+    /// Runs `work` until the crash point is reached. The process stands still there as long as `work` is not dropped.
+    pub(crate) async fn stopped_at(
+        &mut self,
+        name: &str,
+        work: Pin<&mut impl Future<Output = anyhow::Result<()>>>,
+    ) -> anyhow::Result<()> {
         let wanted = format!("crashpoint {name}");
         let errors = std::mem::replace(&mut self.errors, mpsc::channel().1);
         let reached = tokio::task::spawn_blocking(move || {
@@ -78,6 +90,10 @@ impl Host {
             outcome = work => anyhow::bail!("the work ended without reaching {name}: {outcome:?}"),
             reached = reached => anyhow::ensure!(reached?, "{name} was not reached"),
         }
+        Ok(())
+    }
+
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::sync::Barrier;
 
 use domain::UserId;
 use domain::vault::{FieldKeys, IndexKeys, KEY_BYTES};
@@ -11,6 +12,8 @@ use serde_json::{Value, json};
 use store::collections::definitions;
 use store::rotation::{RotateOptions, RotateReport, Rotation};
 use store::{Store, StoreConfig};
+
+use crate::coins::{give, mug, verified};
 
 const NAME: &str = "欧阳明月";
 const NUMBER: &str = "440524198801010011";
@@ -200,6 +203,82 @@ async fn an_erased_name_is_free_and_needs_a_new_consent() -> anyhow::Result<()> 
     world.finish().await
 }
 
+/// Stops a redemption between its look at the member and its transaction.
+static LOOKED: Barrier = Barrier::new(2);
+static GO_ON: Barrier = Barrier::new(2);
+
+fn stopped() -> u64 {
+    LOOKED.wait();
+    GO_ON.wait();
+    7
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_redeems_with_a_name_that_is_erased_meanwhile() -> anyhow::Result<()> {
+    use shop::mall::{Redeem, Redeeming, redeem};
+    let world = World::start().await?;
+    let c = &world.client;
+    let now = world.app.clock.now();
+    let user = verified(&world.store, "eve", now).await?;
+    give(&world.store, "eve", "e1", 3, now).await?;
+    let token = c.login("eve").await?;
+    let (store, rules) = (world.store.clone(), world.app.config.rules);
+    let task = tokio::spawn(async move {
+        let address = store::orders::Address {
+            name: "伊娃".to_owned(),
+            phone: "13800138000".to_owned(),
+            province: String::new(),
+            city: "杭州市".to_owned(),
+            district: String::new(),
+            detail: "文三路 1 号".to_owned(),
+        };
+        let wanted =
+            Redeem { product_id: domain::ProductId::parse("p-mug").unwrap(), sku_id: None, quantity: 1, address };
+        let open_id = domain::OpenId::parse("o-eve").unwrap();
+        let (store, rules) = (&store, &rules);
+        redeem(&Redeeming { store, rules, open_id: &open_id, redeem: &wanted, key: None, random: stopped, now }).await
+    });
+    tokio::task::spawn_blocking(|| LOOKED.wait()).await?;
+    assert_eq!(action(c, &token, "erase").await?.ok()["erased"], true);
+    tokio::task::spawn_blocking(|| GO_ON.wait()).await?;
+    let refused = task.await?.unwrap_err();
+    assert!(matches!(&refused, domain::Failure::Refused(r) if r.code == domain::Code::IdentityRequired), "{refused:?}");
+    assert_eq!((world.stock("p-mug").await?, world.store.coin_lots(&user).await?[0].remaining), (80, 3));
+    assert_eq!(world.violations().await?, Vec::<String>::new());
+
+    // Verified again and redeemed, the name stays until the goods have arrived; the audit would see it otherwise.
+    verify(c, &token, NAME, NUMBER).await?.ok();
+    c.call("pointsMall", &token, mug(1)).await?.ok();
+    action(c, &token, "erase").await?.refused(409, "CONFLICT");
+    let members = raw(&world).await?.collection::<bson::Document>("member_user");
+    for (verified, seen) in [(false, true), (true, false)] {
+        let set = bson::doc! { "$set": { "isVerified": verified } };
+        members.update_one(bson::doc! { "_id": user.as_str() }, set).await?;
+        assert_eq!(world.violations().await?.iter().any(|line| line.contains("unverified")), seen);
+    }
+    world.finish().await
+}
+
+/// What is shown of a number leaves few to try, and the answer to the right one differs.
+#[tokio::test]
+async fn a_verified_number_cannot_be_found_by_trying() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let token = c.login("owner").await?;
+    verify(c, &token, NAME, NUMBER).await?.ok();
+    for i in 0..4 {
+        verify(c, &token, NAME, &id_number(400 + i)).await?.refused(409, "CONFLICT");
+    }
+    for number in [id_number(404), NUMBER.to_owned()] {
+        let refused = verify(c, &token, NAME, &number).await?;
+        refused.refused(429, "RATE_LIMITED");
+        assert!(refused.body["details"]["retryAfterSeconds"].as_i64().is_some_and(|s| s > 3000), "{refused:?}");
+    }
+    c.advance(3601).await?;
+    assert_eq!(verify(c, &token, NAME, NUMBER).await?.ok()["replayed"], true);
+    world.finish().await
+}
+
 #[tokio::test]
 async fn staff_see_a_number_only_with_a_reason_and_a_record() -> anyhow::Result<()> {
     let world = World::start().await?;
@@ -213,6 +292,9 @@ async fn staff_see_a_number_only_with_a_reason_and_a_record() -> anyhow::Result<
     let lily = staff(&world, "identity")?;
     let mut silent = event.clone();
     silent["reason"] = json!(" ");
+    c.call("verifyIdentity", &lily, silent.clone()).await?.refused(400, "INVALID_ARGUMENT");
+    // The reason is kept in clear.
+    silent["reason"] = json!(format!("核对{NUMBER}。"));
     c.call("verifyIdentity", &lily, silent).await?.refused(400, "INVALID_ARGUMENT");
     assert_eq!(world.store.peek("accessLogs", 10).await?.len(), 0);
     c.call("verifyIdentity", &lily, claim(NAME, NUMBER)).await?.refused(403, "FORBIDDEN");
@@ -322,6 +404,61 @@ async fn rotations_and_erasures_at_once_leave_everything_readable_or_gone() -> a
             let place = store::identities::Identity::place(&user, "idCard");
             assert_eq!(keys.0.open(&place, &sealed)?, id_number(200 + i).as_bytes());
         }
+    }
+    world.finish().await
+}
+
+fn key_list(keys: &[(&str, u8)]) -> String {
+    use base64::Engine;
+    let one = |(id, n): &(&str, u8)| {
+        let key = base64::engine::general_purpose::STANDARD.encode(key(*n));
+        json!({ "id": id, "key": key })
+    };
+    Value::from_iter(keys.iter().map(one)).to_string()
+}
+
+/// Killed between two documents, a rotation goes on where it stopped; without a key that is still needed it says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_is_killed_goes_on() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    for i in 0..4 {
+        let token = c.login(&format!("x{i}")).await?;
+        verify(c, &token, NAME, &id_number(300 + i)).await?.ok();
+    }
+    // The local cloud's own keys are refused outside of it.
+    let keys = newer(&world, &["f2"], &["i1", "i2"]);
+    rotate(&world, &keys, RotateOptions::default()).await?;
+    let (uri, database) = (mongod_uri().await?, world.app.config.store.as_ref().unwrap().database.clone());
+    let command = |fields: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jinlu-it"));
+        command.args(["rotate-keys", "--json", "--uri", &uri]).args(args);
+        command.env("MONGODB_DATABASE", &database).env("FIELD_KEYS", fields);
+        command.env("INDEX_KEYS", key_list(&[("i3", 8), ("i2", 2)]));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let right = key_list(&[("f3", 9), ("f2", 1)]);
+    let mut killed = command(&right, &[]).env("JINLU_CRASHPOINT", "rotate.document").spawn()?;
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(killed.stderr.take().unwrap()));
+    assert!(lines.any(|line| line.is_ok_and(|line| line == "crashpoint rotate.document")));
+    killed.kill()?;
+    killed.wait()?;
+    let report = |output: std::process::Output| -> (bool, Value) {
+        (output.status.success(), serde_json::from_slice(&output.stdout).unwrap())
+    };
+    let (clean, stuck) = report(command(&key_list(&[("f3", 9)]), &[]).output()?);
+    assert_eq!((clean, &stuck["failed"], &stuck["fieldKeys"]["f2"]), (false, &json!(3), &json!(6)), "{stuck}");
+    let (clean, done) = report(command(&right, &[]).output()?);
+    assert_eq!((clean, &done["resealed"], &done["fieldKeys"]), (true, &json!(6), &json!({ "f3": 8 })), "{done}");
+    let (clean, done) = report(command(&key_list(&[("f3", 9)]), &["--drop-retired"]).output()?);
+    assert_eq!((clean, &done["indexKeys"]), (true, &json!({ "i2": 4, "i3": 4 })), "{done}");
+    let keys = FieldKeys::new([("f3".to_owned(), key(9))])?;
+    for i in 0..4 {
+        let user = user_id(&world, &format!("x{i}")).await?;
+        let sealed = world.store.identity(&user).await?.unwrap().id_card.unwrap();
+        let place = store::identities::Identity::place(&user, "idCard");
+        assert_eq!(keys.open(&place, &sealed)?, id_number(300 + i).as_bytes());
     }
     world.finish().await
 }

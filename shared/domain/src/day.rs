@@ -34,9 +34,19 @@ impl BusinessDay {
         self.next().start()
     }
 
+    /// The day in the calendar.
+    pub fn date(self) -> NaiveDate {
+        self.0
+    }
+
     pub fn next(self) -> Self {
         Self(self.0.checked_add_days(Days::new(1)).unwrap_or(NaiveDate::MAX))
     }
+}
+
+/// An instant as people in the shop read it, to the minute: `2026年11月21日 18:30`, in Asia/Shanghai.
+pub fn clock_text(at: DateTime<Utc>) -> String {
+    at.checked_add_signed(UTC_PLUS_8).unwrap_or(at).format("%Y年%m月%d日 %H:%M").to_string()
 }
 
 impl fmt::Display for BusinessDay {
@@ -51,6 +61,11 @@ mod tests {
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn times_for_people_are_shanghais() {
+        assert_eq!(clock_text(at("2026-11-21T16:05:59.999Z")), "2026年11月22日 00:05");
     }
 
     #[test]

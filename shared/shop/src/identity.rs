@@ -3,10 +3,10 @@
 //! A number is compared by its blind indexes and leaves only sealed. *Unknown* is never *verified*: whatever the outside service
 //! does other than confirm leads to a refusal or a failure.
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use domain::id_card::{IdNumber, RealName};
 use domain::vault::{FieldKeys, IndexKeys, VaultError};
-use domain::{Code, Failure, Refusal, UserId};
+use domain::{BusinessDay, Code, Failure, Refusal, UserId};
 use providers::faceid::{self, FaceIdError, TencentFaceId, Verdict};
 use store::Store;
 use store::identities::{AccessLog, Actor, Confirmation, Consent, Identity, taken};
@@ -35,7 +35,7 @@ pub struct Revealed {
 
 /// The calendar day in Shanghai.
 pub fn business_day(now: DateTime<Utc>) -> NaiveDate {
-    (now + TimeDelta::hours(8)).date_naive()
+    BusinessDay::of(now).date()
 }
 
 /// Verifies a member. The flag is true if they were verified with this number before; with another one it is `CONFLICT`, and so is
@@ -53,17 +53,11 @@ pub async fn verify(
         true => Ok((identity, true)),
         false => Err(Failure::from(already())),
     };
-    let before = store.identity(&member.id).await?;
-    let earlier_consents = match before {
-        Some(identity) if identity.is_live() => return known(identity),
-        Some(erased) => {
-            let mut consents = erased.earlier_consents;
-            consents.push(erased.consent);
-            consents
-        }
-        None => Vec::new(),
-    };
+    // Also for who is verified: the answer to a right number differs, and the masked one leaves few to try.
     store.count_identity_try(&member.id, &index, now).await?;
+    if let Some(identity) = store.identity(&member.id).await?.filter(Identity::is_live) {
+        return known(identity);
+    }
     // Before the outside service is asked, for its answer would be paid for nothing.
     if store.number_is_anothers(&index, &member.id).await? {
         return Err(taken().into());
@@ -79,7 +73,7 @@ pub async fn verify(
 
     let seal = |field: &str, text: &str| {
         let place = Identity::place(&member.id, field);
-        vault.field_keys.seal(rand::random(), &place, text.as_bytes()).map_err(broken)
+        vault.field_keys.seal(store::random()?, &place, text.as_bytes()).map_err(broken)
     };
     let identity = Identity {
         user_id: member.id.clone(),
@@ -92,23 +86,21 @@ pub async fn verify(
         verified_at: Some(now),
         erased_at: None,
         consent: claim.consent.clone(),
-        earlier_consents,
+        earlier_consents: Vec::new(),
     };
     let row = &identity;
     let stored = store
         .transaction(|tx, _| {
             Box::pin(async move {
-                if tx.put_identity(row).await? {
-                    store::crashpoint("identity.inside").await;
-                    return Ok(());
-                }
                 // The member was read a moment ago.
-                Err(store::Error::Refused(Code::UserBlocked.into()))
+                let stored = tx.put_identity(row.clone()).await?.ok_or(Code::UserBlocked)?;
+                store::crashpoint("identity.inside").await;
+                Ok(stored)
             })
         })
         .await;
     match stored {
-        Ok(()) => Ok((identity, false)),
+        Ok(identity) => Ok((identity, false)),
         // A twin of this call, or another user with the same number, was first.
         Err(error) if error.is_duplicate_of("identities") => match store.identity(&member.id).await? {
             Some(identity) if identity.is_live() => known(identity),
@@ -140,13 +132,10 @@ fn invalid(reason: &str, message: &'static str) -> Refusal {
 /// The register gave no answer about the person.
 fn unknown(error: FaceIdError, now: DateTime<Utc>) -> Failure {
     match error {
-        FaceIdError::DailyLimit(_) => {
-            let passed = (now + TimeDelta::hours(8)).timestamp().rem_euclid(86_400);
-            Refusal::new(Code::RateLimited)
-                .with_message("该证件今日核验次数已达上限，请明天再试")
-                .detail("retryAfterSeconds", 86_400i64.saturating_sub(passed))
-                .into()
-        }
+        FaceIdError::DailyLimit(_) => Refusal::new(Code::RateLimited)
+            .with_message("该证件今日核验次数已达上限，请明天再试")
+            .detail("retryAfterSeconds", BusinessDay::of(now).end().signed_duration_since(now).num_seconds().max(1))
+            .into(),
         FaceIdError::Refused(_) => invalid("refused", "姓名或身份证号码未被受理，请核对").into(),
         error if error.is_configuration() => Failure::Internal(Box::new(error)),
         error => Failure::Upstream(Box::new(error)),

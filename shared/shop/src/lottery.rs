@@ -13,9 +13,8 @@ pub mod windows;
 use domain::draw::{TicketId, ticket_id};
 use domain::vault::{FieldKeys, NONCE_BYTES};
 use domain::{Failure, Refusal};
-use rand::TryRng;
-use rand::rngs::SysRng;
 use store::lottery::Round;
+use store::random;
 
 /// The secrets of a round.
 #[derive(Clone)]
@@ -30,12 +29,6 @@ pub fn named(field: &str, text: Option<String>) -> Result<String, Refusal> {
     let text = text.ok_or_else(|| Refusal::invalid(field, format!("请指定 {field}")))?;
     let plain = (1..=96).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     if plain { Ok(text) } else { Err(Refusal::invalid(field, format!("{field} 格式不正确"))) }
-}
-
-fn random<const N: usize>() -> Result<[u8; N], Failure> {
-    let mut bytes = [0; N];
-    SysRng.try_fill_bytes(&mut bytes).map_err(|error| Failure::Internal(Box::new(error)))?;
-    Ok(bytes)
 }
 
 fn place(round_id: &str) -> String {

@@ -170,16 +170,20 @@ impl Tx {
     }
 
     /// Stores a verified name and marks the member; `Duplicate` of `identities` if the number is another user's, or if somebody
-    /// else verified this user meanwhile. False if the member is gone or blocked.
-    pub async fn put_identity(&mut self, identity: &Identity) -> Result<bool, Error> {
+    /// else verified this user meanwhile. `None` if the member is gone or blocked, else what is stored: with the consents of
+    /// the row that an erasure left, which it replaces.
+    pub async fn put_identity(&mut self, mut identity: Identity) -> Result<Option<Identity>, Error> {
         let user = identity.user_id.as_str();
-        // An erased row is no more than its consents, and those are carried over by the caller.
         let erased = doc! { "_id": user, "erasedAt": { "$exists": true } };
-        let rows = self.collection::<Document>("identities");
-        rows.delete_one(erased).session(&mut self.session).await?;
-        self.insert("identities", identity).await?;
+        let rows = self.collection::<Identity>("identities");
+        if let Some(erased) = rows.find_one_and_delete(erased).session(&mut self.session).await? {
+            identity.earlier_consents = erased.earlier_consents;
+            identity.earlier_consents.push(erased.consent);
+        }
+        self.insert("identities", &identity).await?;
         let member = doc! { "_id": user, "blocked": { "$ne": true } };
-        self.update("member_user", member, doc! { "$set": { "isVerified": true } }).await
+        let known = self.update("member_user", member, doc! { "$set": { "isVerified": true } }).await?;
+        Ok(known.then_some(identity))
     }
 
     /// Removes everything but the consents. False if there is nothing to erase.

@@ -38,6 +38,8 @@ use std::time::Duration;
 use bson::{Document, doc};
 use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern};
 use mongodb::{Client, Collection, Database};
+use rand::TryRng;
+use rand::rngs::SysRng;
 use tokio::sync::OnceCell;
 
 pub use crashpoint::crashpoint;
@@ -80,6 +82,14 @@ pub struct Store {
 struct Inner {
     config: StoreConfig,
     database: OnceCell<Database>,
+}
+
+/// Bytes of the operating system's generator, for what must never come twice: a process that is copied while it runs has its
+/// own generator copied, too.
+pub fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    SysRng.try_fill_bytes(&mut bytes).map_err(|error| Error::Invariant(format!("no random bytes: {error}")))?;
+    Ok(bytes)
 }
 
 impl Store {

@@ -138,7 +138,8 @@ impl Rotation<'_> {
         };
         for (field, sealed) in &plan.reseal {
             let (place, plain) = open(field, sealed)?;
-            let again = self.field_keys.seal(rand::random(), &place, &plain).map_err(|e| e.to_string())?;
+            let nonce = crate::random().map_err(|e| e.to_string())?;
+            let again = self.field_keys.seal(nonce, &place, &plain).map_err(|e| e.to_string())?;
             guard.insert(*field, sealed);
             set.insert(*field, again);
         }
