@@ -369,6 +369,9 @@ impl Reader<'_> {
         let needed = |need: Need| needs.contains(&need);
         let defaults = Config::default();
         let rules = ShopRules::default();
+        let field_keys = self.data_keys("FIELD_KEYS", needed(Need::FieldKeys));
+        let index_keys = self.data_keys("INDEX_KEYS", needed(Need::IndexKeys));
+        self.distinct_keys(&field_keys, &index_keys);
         Config {
             local: false,
             store: self.store(needed(Need::Store)),
@@ -382,8 +385,8 @@ impl Reader<'_> {
             faceid: self.faceid(),
             templates: self.templates(),
             verify_code_secret: needed(Need::VerifyCodes).then(|| self.verify_code_secret()),
-            field_keys: self.data_keys("FIELD_KEYS", needed(Need::FieldKeys)),
-            index_keys: self.data_keys("INDEX_KEYS", needed(Need::IndexKeys)),
+            field_keys,
+            index_keys,
             rules: ShopRules {
                 points_earn_fen: self.number("POINTS_EARN_FEN", 1, 100_000_000, rules.points_earn_fen),
                 point_value_fen: self.number("POINT_VALUE_FEN", 1, 1_000_000, rules.point_value_fen),
@@ -557,6 +560,25 @@ impl Reader<'_> {
             }
         }
         keys
+    }
+
+    /// One key under two ids is no rotation, and one that both seals and indexes gives up twice as much when it leaks.
+    fn distinct_keys(&mut self, field_keys: &[DataKey], index_keys: &[DataKey]) {
+        let mut seen = Vec::new();
+        for (name, key) in
+            field_keys.iter().map(|key| ("FIELD_KEYS", key)).chain(index_keys.iter().map(|key| ("INDEX_KEYS", key)))
+        {
+            match key.bytes() {
+                Some(bytes) if seen.contains(&bytes) => {
+                    self.problem(
+                        name,
+                        "has a key that FIELD_KEYS or INDEX_KEYS holds already; each key must be its own",
+                    );
+                }
+                Some(bytes) => seen.push(bytes),
+                None => {}
+            }
+        }
     }
 
     fn get(&self, name: &str) -> Option<String> {

@@ -102,6 +102,29 @@ fn a_malformed_variable_is_named_and_its_value_is_not() {
 }
 
 #[test]
+fn one_key_serves_once() {
+    let needs = &[Need::FieldKeys, Need::IndexKeys];
+    let [a, b, c] = ["QUFB", "QkJC", "Q0ND"].map(|part| format!("{}{}=", part.repeat(10), &part[..3]));
+    let list = |ids: &[(&str, &str)]| {
+        let keys: Vec<String> = ids.iter().map(|(id, key)| format!(r#"{{"id":"{id}","key":"{key}"}}"#)).collect();
+        format!("[{}]", keys.join(","))
+    };
+    let read = |field: &[(&str, &str)], index: &[(&str, &str)]| {
+        parse(&[("FIELD_KEYS", &list(field)), ("INDEX_KEYS", &list(index))], needs)
+    };
+    read(&[("f2", &a), ("f1", &b)], &[("i1", &c)]).unwrap();
+    for (named, field, index) in [
+        ("INDEX_KEYS has a key", vec![("k1", &*a)], vec![("k1", &*a)]),
+        ("INDEX_KEYS has a key", vec![("f2", &b), ("f1", &a)], vec![("i2", &c), ("i1", &a)]),
+        ("FIELD_KEYS has a key", vec![("f2", &a), ("f1", &a)], vec![("i1", &b)]),
+        ("INDEX_KEYS has a key", vec![("f1", &a)], vec![("i2", &b), ("i1", &b)]),
+    ] {
+        let message = read(&field, &index).unwrap_err();
+        assert!(message.contains(named) && !message.contains(&a) && !message.contains(&b), "{message}");
+    }
+}
+
+#[test]
 fn the_local_clouds_credentials_are_refused() {
     let session = format!(r#"[{{"id":"k1","secret":"{}"}}]"#, local::SESSION_SECRET);
     let key_id = format!(r#"[{{"id":"{}","secret":"0123456789abcdef"}}]"#, local::SERVICE_KEY_ID);
