@@ -167,6 +167,8 @@ async fn old_documents_come_over_exactly_and_bad_ones_are_left_alone() -> anyhow
         ("o-legacy-1", 120, 8880)
     );
     assert!(!member.contains_key("_openid") && member.get_document("legacy")?.get_str("_openid")? == "o-legacy-1");
+    // Nothing of what the old system verified is stored here.
+    assert!(!member.get_bool("isVerified")? && member.get_document("legacy")?.get_bool("isVerified")?);
     let customer = legacy.document("customers", "lc-wang").await?;
     assert_eq!((customer.get_str("phone")?, customer.get_str("status")?), ("13900001111", "active"));
     assert_eq!(customer.get_str("source")?, "wechat", "a field that we do not know stays");

@@ -277,6 +277,8 @@ struct Link {
     user: Option<String>,
     /// When they were linked, as the customer says.
     time: Option<Bson>,
+    /// Whether the member's real name is stored. Without it *verified* proves nothing, and the user verifies again.
+    named: bool,
 }
 
 impl Old<'_> {
@@ -384,6 +386,9 @@ impl Old<'_> {
         }
         if self.link.user.is_none() {
             self.unlink(&["customerId"]);
+        }
+        if !self.link.named && self.get("isVerified").is_some() {
+            self.set("isVerified", false);
         }
         self.phone()
     }
@@ -525,11 +530,22 @@ fn bring_over(
     link: &Link,
     now: DateTime<Utc>,
 ) -> Result<Option<Migrated>, Fault> {
-    if is_current(definition, before) {
+    let current = is_current(definition, before);
+    if current && (link.named || !says_verified(definition, before)) {
         return Ok(None);
     }
     let schema = &definition.schema;
     let Ok(id) = before.get_str("_id") else { return fault("_id", "is no text; such ids come from an import") };
+    // Brought over by a run that did not look at what `isVerified` stands on.
+    if current {
+        let mut document = before.clone();
+        let mut legacy = before.get_document("legacy").cloned().unwrap_or_default();
+        legacy.insert("isVerified", true);
+        document.insert("legacy", legacy);
+        document.insert("isVerified", false);
+        let accounts = definition.account_values(id, &document);
+        return Ok(Some(Migrated { document, accounts }));
+    }
     if before.contains_key("legacy") {
         return fault("legacy", "is taken, so that the old values have no place");
     }
@@ -578,6 +594,10 @@ fn bring_over(
 
 fn is_current(definition: &Definition, document: &Document) -> bool {
     misfit(&definition.schema, &Bson::Document(document.clone()), "").is_none()
+}
+
+fn says_verified(definition: &Definition, document: &Document) -> bool {
+    definition.name == "member_user" && document.get_bool("isVerified").unwrap_or(false)
 }
 
 /// What unique indexes will hold of a member, by field, whatever the document calls it now. Links are unique by themselves.
@@ -668,7 +688,7 @@ impl Tx {
             return Ok(Link::default());
         }
         let time = customer.get("linkTime").and_then(|at| instant("linkTime", at).ok()).map(Bson::DateTime);
-        Ok(Link { user: Some(user.to_owned()), time })
+        Ok(Link { user: Some(user.to_owned()), time, named: false })
     }
 
     /// The new form of one document and its opening entry; nothing is written in a dry run.
@@ -683,7 +703,12 @@ impl Tx {
         let Some(before) = documents.find_one(doc! { "_id": id }).session(&mut self.session).await? else {
             return Ok(Outcome::Current);
         };
-        let link = self.link_of(&definition.name, &before).await?;
+        let mut link = self.link_of(&definition.name, &before).await?;
+        if says_verified(definition, &before) {
+            let stored = doc! { "_id": id, "erasedAt": { "$exists": false } };
+            let identities = self.collection::<Document>("identities");
+            link.named = identities.find_one(stored).session(&mut self.session).await?.is_some();
+        }
         let migrated = match bring_over(definition, &before, &link, now) {
             Ok(None) => return Ok(Outcome::Current),
             Ok(Some(migrated)) => migrated,
@@ -795,7 +820,7 @@ impl Migration<'_> {
 
     async fn one(&self, definition: &Definition, document: &Document, shared: &HashSet<u64>) -> Result<Outcome, Error> {
         // Most documents of a second run are current; those cost no transaction.
-        if is_current(definition, document) {
+        if is_current(definition, document) && !says_verified(definition, document) {
             return Ok(Outcome::Current);
         }
         let keys = unique_keys(&definition.name, document);
@@ -917,6 +942,25 @@ mod tests {
         let legacy = new.get_document("legacy").unwrap();
         assert_eq!((legacy.get_f64("balance").unwrap(), legacy.get_i32("customerId").unwrap()), (100.5, 42));
         assert_eq!(migrate("prepaidRecords", new).unwrap_err(), "current");
+    }
+
+    #[test]
+    fn who_was_verified_without_a_stored_name_verifies_again() {
+        let old = doc! { "_id": "u1", "_openid": "o1", "isVerified": true, "createdAt": "2024-01-01T04:00:00Z" };
+        let new = migrate("member_user", old.clone()).unwrap();
+        assert!(!new.get_bool("isVerified").unwrap());
+        assert!(new.get_document("legacy").unwrap().get_bool("isVerified").unwrap());
+        let odd = Document::from_iter(
+            old.into_iter().map(|(k, v)| if k == "isVerified" { (k, 1i32.into()) } else { (k, v) }),
+        );
+        assert!(!migrate("member_user", odd).unwrap().get_bool("isVerified").unwrap());
+        // As an earlier run brought it over.
+        let mut early = new;
+        early.insert("isVerified", true);
+        let again = migrate("member_user", early).unwrap();
+        assert!(!again.get_bool("isVerified").unwrap());
+        assert_eq!(again.get_document("legacy").unwrap().get_str("_openid").unwrap(), "o1");
+        assert_eq!(migrate("member_user", again).unwrap_err(), "current");
     }
 
     #[test]
