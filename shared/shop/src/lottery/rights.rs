@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::day::clock_text;
 use domain::draw::{TicketId, Unused};
 use store::coins::CoinSource;
 use store::lottery::{ListKind, Round, Ticket};
@@ -12,7 +13,6 @@ use store::{Error, Store, Tx, crashpoint};
 
 use crate::coins::{self, NewLot};
 use crate::messages::{Message, item};
-use crate::views::iso;
 
 /// Rights per transaction.
 const GRANT: usize = 100;
@@ -59,7 +59,7 @@ fn message(
         ("result".to_owned(), result.to_owned()),
     ]);
     if let Some(until) = until {
-        values.insert("expireTime".to_owned(), iso(until));
+        values.insert("expireTime".to_owned(), clock_text(until));
     }
     let told = Message { open_id: ticket.open_id.clone(), template: "lotteryResult".to_owned(), values };
     item(&format!("lottery:{}:{}{suffix}", round.id, ticket.id), &told, now)
