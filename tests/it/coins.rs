@@ -317,6 +317,9 @@ async fn three_timers_at_once_write_5000_lots_off_once() -> anyhow::Result<()> {
     let world = World::start().await?;
     let now = world.app.clock.now();
     fill(&world.store, 5000, now - TimeDelta::hours(48)).await?;
+    // Written off or not, they are gone.
+    let token = world.client.login("demo").await?;
+    assert_eq!(account(&world, &token).await?, (0, 10_000, 0, 10_000, 0));
     let runs = (0..3).map(|_| world.client.call_service("expireCoins", json!({})));
     let (mut lots, mut coins) = (0, 0);
     for answer in join_all(runs).await {
@@ -331,6 +334,7 @@ async fn three_timers_at_once_write_5000_lots_off_once() -> anyhow::Result<()> {
     lots += rest.ok()["expiredLots"].as_i64().unwrap();
     coins += rest.body["expiredCoins"].as_i64().unwrap();
     assert_eq!((lots, coins, &rest.body["remaining"]), (5000, 10_000, &json!(false)));
+    assert_eq!(account(&world, &token).await?, (0, 10_000, 0, 10_000, 0));
     world.finish().await
 }
 

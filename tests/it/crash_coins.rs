@@ -94,3 +94,41 @@ async fn killed_while_writing_coins_off() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// One process stands still in the midst of a batch, holding its lots; another one goes on, before and after the first is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_that_write_coins_off_one_is_killed() -> anyhow::Result<()> {
+    for point in ["expire.updated", "expire.inside", "expire.committed"] {
+        let (uri, database, folders) =
+            (mongod_uri().await?, database_name(), [tempfile::tempdir()?, tempfile::tempdir()?]);
+        let mut first = start(&uri, &database, folders[0].path(), free_port()?, Some(point))?;
+        let second = start(&uri, &database, folders[1].path(), free_port()?, None)?;
+        let store = Store::new(StoreConfig::new(&uri, &database));
+        #[expect(clippy::disallowed_methods, reason = "the hosts' clock is the machine's")]
+        let now = chrono::Utc::now();
+        fill(&store, 1500, now - TimeDelta::hours(48)).await?;
+        let client = first.client.clone();
+        let mut work = Box::pin(async move { client.call_service("expireCoins", json!({})).await.map(drop) });
+        first.stopped_at(point, work.as_mut()).await?;
+        let meanwhile = second.client.call_service("expireCoins", json!({})).await?;
+        assert!(meanwhile.status == 200 || meanwhile.body["retryable"] == true, "{point}: {meanwhile:?}");
+        first.kill()?;
+        drop(work);
+        let mut lots = meanwhile.body["expiredLots"].as_i64().unwrap_or(0);
+        for _ in 0..40 {
+            let answer = second.client.call_service("expireCoins", json!({})).await?;
+            lots += answer.body["expiredLots"].as_i64().unwrap_or(0);
+            if answer.status == 200 && answer.body["remaining"] == false {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+        assert_eq!(lots, if point == "expire.committed" { 500 } else { 1500 }, "{point}");
+        let totals = store.coin_totals(&domain::UserId::parse("u-demo")?, now).await?;
+        assert_eq!((totals.granted, totals.expired, totals.remaining), (3000, 3000, 0), "{point}");
+        let found = violations(&store, now).await?;
+        assert!(found.is_empty(), "{point}: {found:?}");
+        store.drop_database().await?;
+    }
+    Ok(())
+}

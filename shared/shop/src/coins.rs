@@ -185,25 +185,15 @@ pub struct Account {
 
 /// A member's coins at `now`.
 pub async fn account(store: &Store, user: &UserId, now: DateTime<Utc>) -> Result<Account, Error> {
-    Ok(sum(&store.coin_lots(user).await?, now))
-}
-
-fn sum(lots: &[CoinLot], now: DateTime<Utc>) -> Account {
-    let mut account = Account::default();
-    let add = |to: &mut i64, n: i64| *to = to.saturating_add(n);
-    for lot in lots {
-        add(&mut account.earned, lot.granted.saturating_sub(lot.revoked));
-        add(&mut account.spent, lot.spent());
-        add(&mut account.expired, lot.expired);
-        if !domain::coins::spendable(lot.expires_at, now) {
-            add(&mut account.expired, lot.remaining);
-        } else if lot.remaining > 0 {
-            add(&mut account.balance, lot.remaining);
-            let sooner = account.next_expiry.is_none_or(|at| lot.expires_at < at);
-            account.next_expiry = if sooner { Some(lot.expires_at) } else { account.next_expiry };
-        }
-    }
-    account
+    let totals = store.coin_totals(user, now).await?;
+    let earned = totals.granted.saturating_sub(totals.revoked);
+    Ok(Account {
+        balance: totals.spendable,
+        next_expiry: totals.next_expiry,
+        earned,
+        spent: earned.saturating_sub(totals.remaining).saturating_sub(totals.expired),
+        expired: totals.expired.saturating_add(totals.remaining).saturating_sub(totals.spendable),
+    })
 }
 
 /// What taking back an order's coin came to.

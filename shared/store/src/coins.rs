@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 use chrono::{DateTime, Utc};
 use domain::{OpenId, OrderId, UserId};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-use crate::book::{COINS_EXPIRED, Entry};
+use crate::book::{COINS_EXPIRED, Entry, number};
 use crate::page::{Page, PageRequest, Row};
 use crate::{Error, Store, Tx, crashpoint, date};
 
@@ -135,8 +135,47 @@ pub struct Swept {
 /// Runs that meet keep out of each other's way by at most so many batches.
 const APART: u64 = 8;
 
+/// The sums of a member's lots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoinTotals {
+    pub granted: i64,
+    pub remaining: i64,
+    /// The part of `remaining` that has not expired.
+    pub spendable: i64,
+    pub expired: i64,
+    pub revoked: i64,
+    /// When the first of the spendable coins expire.
+    pub next_expiry: Option<DateTime<Utc>>,
+}
+
 impl Store {
-    /// All lots of a member.
+    /// The sums of a member's lots at `now`, however many there are.
+    pub async fn coin_totals(&self, user: &UserId, now: DateTime<Utc>) -> Result<CoinTotals, Error> {
+        let alive = doc! { "$gt": ["$expiresAt", date::bson(now)] };
+        let held = doc! { "$and": [&alive, { "$gt": ["$remaining", 0i64] }] };
+        let mut sums = doc! {
+            "_id": Bson::Null,
+            "spendable": { "$sum": { "$cond": [alive, "$remaining", 0i64] } },
+            "nextExpiry": { "$min": { "$cond": [held, "$expiresAt", Bson::Null] } },
+        };
+        for field in ["granted", "remaining", "expired", "revoked"] {
+            sums.insert(field, doc! { "$sum": format!("${field}") });
+        }
+        let pipeline = vec![doc! { "$match": { "userId": user.as_str() } }, doc! { "$group": sums }];
+        let lots = self.collection::<Document>("activityCoinLots").await?;
+        let found = lots.aggregate(pipeline).await?.try_next().await?.unwrap_or_default();
+        let sum = |field: &str| number(&found, field);
+        Ok(CoinTotals {
+            granted: sum("granted"),
+            remaining: sum("remaining"),
+            spendable: sum("spendable"),
+            expired: sum("expired"),
+            revoked: sum("revoked"),
+            next_expiry: found.get_datetime("nextExpiry").ok().map(|at| at.to_chrono()),
+        })
+    }
+
+    /// All lots of a member, the first to expire first.
     pub async fn coin_lots(&self, user: &UserId) -> Result<Vec<CoinLot>, Error> {
         let lots = self.collection::<CoinLot>("activityCoinLots").await?;
         let found = lots.find(doc! { "userId": user.as_str() }).sort(doc! { "expiresAt": 1, "_id": 1 });
