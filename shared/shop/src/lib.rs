@@ -18,4 +18,5 @@ pub mod prepaid_views;
 pub mod reconcile;
 pub mod refunds;
 pub mod settle;
+pub mod together;
 pub mod views;

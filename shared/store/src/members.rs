@@ -1,8 +1,11 @@
 //! `member_user` and what members see of their points; `records`, the stock movements.
 
+use std::collections::BTreeMap;
+
 use bson::doc;
 use chrono::{DateTime, Utc};
 use domain::{CustomerId, Fen, OpenId, OrderId, Points, ProductId, SkuId, UserId};
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::page::{Page, PageRequest, Row};
@@ -103,7 +106,26 @@ pub struct StockRecord {
     pub created_at: DateTime<Utc>,
 }
 
+/// As much of a member as tells whether they may take part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    #[serde(rename = "_id")]
+    pub user_id: UserId,
+    open_id: OpenId,
+    #[serde(default)]
+    pub blocked: bool,
+}
+
 impl Store {
+    /// The standing of the members among these openids.
+    pub async fn standings(&self, open_ids: &[OpenId]) -> Result<BTreeMap<OpenId, Standing>, Error> {
+        let ids: Vec<&str> = open_ids.iter().map(OpenId::as_str).collect();
+        let members = self.collection::<Standing>("member_user").await?;
+        let found = members.find(doc! { "openId": { "$in": ids } }).projection(doc! { "openId": 1, "blocked": 1 });
+        found.await?.map_ok(|m| (m.open_id.clone(), m)).map_err(Error::from).try_collect().await
+    }
+
     pub async fn member_by_open_id(&self, open_id: &OpenId) -> Result<Option<Member>, Error> {
         Ok(self.collection::<Member>("member_user").await?.find_one(doc! { "openId": open_id.as_str() }).await?)
     }

@@ -4,19 +4,19 @@
 //! still saw the round open is in the list, whatever happened in between; one that did not looks into the list.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use domain::draw::TicketId;
 use domain::{Code, Failure, OpenId, Refusal};
 use store::lottery::{Round, RoundStatus, Ticket};
+use store::members::Standing;
 use store::{Store, crashpoint};
 
 use super::Secrets;
 use super::publish::Publisher;
 use super::record::Lists;
-use crate::members::active_member;
+use crate::together::Together;
 use crate::views::iso;
 
 /// Rounds kept per process.
@@ -26,45 +26,14 @@ const CACHED_MAX: usize = 500;
 pub struct Published {
     pub round: Round,
     pub secrets: Secrets,
-    status: SharedStatus,
 }
 
-/// One read of a round's status answers all sign-ups that wait for one.
-///
-/// Each of them needs a read that began after its insert was acknowledged, and no other. While one read is under way, those
-/// that come wait for the next, which then is everybody's.
-#[derive(Default)]
-struct SharedStatus {
-    /// Reads that began.
-    begun: AtomicU64,
-    /// The number of the last read and what it saw. Whoever holds it reads.
-    last: tokio::sync::Mutex<Option<(u64, RoundStatus)>>,
-}
-
-impl SharedStatus {
-    /// The status as a read saw it that began after this call; none when there is no such round.
-    async fn read<F>(&self, read: impl FnOnce() -> F) -> Result<Option<RoundStatus>, Failure>
-    where
-        F: Future<Output = Result<Option<RoundStatus>, store::Error>>,
-    {
-        let before = self.begun.load(Ordering::SeqCst);
-        let mut last = self.last.lock().await;
-        if let Some((number, status)) = *last
-            && number > before
-        {
-            return Ok(Some(status));
-        }
-        let number = self.begun.fetch_add(1, Ordering::SeqCst).saturating_add(1);
-        let status = read().await?;
-        *last = status.map(|status| (number, status));
-        Ok(status)
-    }
-}
-
-/// What one process remembers of published rounds.
+/// What one process remembers of published rounds, and the reads that its sign-ups share.
 #[derive(Default)]
 pub struct Rounds {
     by_activity: Mutex<HashMap<String, Vec<Arc<Published>>>>,
+    members: Together<OpenId, Standing>,
+    statuses: Together<String, RoundStatus>,
 }
 
 impl Rounds {
@@ -118,7 +87,7 @@ async fn open_round(rounds: &Rounds, publisher: Publisher<'_>, id: &str, now: Da
     let mut opened = Vec::new();
     for round in coming.iter().take(2) {
         let secrets = Secrets::open(publisher.keys, round)?;
-        opened.push(Arc::new(Published { round: round.clone(), secrets, status: SharedStatus::default() }));
+        opened.push(Arc::new(Published { round: round.clone(), secrets }));
     }
     rounds.remember(id, opened);
     Ok(match rounds.open_at(id, now) {
@@ -146,13 +115,18 @@ pub async fn sign_up(
     now: DateTime<Utc>,
 ) -> Result<SignedUp, Failure> {
     let store = publisher.store;
-    let member = active_member(store, &wish.open_id, Code::Unauthenticated).await?;
+    let member = rounds.members.get(wish.open_id.clone(), |ids| async move { store.standings(&ids).await }).await?;
+    let member = match member {
+        Some(member) if member.blocked => return Err(Code::UserBlocked.into()),
+        Some(member) => member,
+        None => return Err(Code::Unauthenticated.into()),
+    };
     let published = match open_round(rounds, publisher, &wish.activity_id, now).await? {
         Found::Open(published) => published,
         Found::Closed(next) => {
             // A repeat of a sign-up that was made in time is answered as it was.
             return match repeated(store, wish).await? {
-                Some(ticket) => confirm(store, lists, &ticket, None).await,
+                Some(ticket) => confirm(store, rounds, lists, &ticket, None).await,
                 None => Err(closed(next)),
             };
         }
@@ -162,7 +136,7 @@ pub async fn sign_up(
         id: published.secrets.ticket(&round.id, &wish.open_id).to_string(),
         round_id: round.id.clone(),
         activity_id: round.activity_id.clone(),
-        user_id: member.id,
+        user_id: member.user_id,
         open_id: wish.open_id.clone(),
         request_key: wish.request_key.clone(),
         at: now,
@@ -171,9 +145,9 @@ pub async fn sign_up(
         Ok(()) => {}
         Err(error) if error.is_duplicate_of("lotteryTickets") => {
             if let Some(first) = repeated(store, wish).await? {
-                return confirm(store, lists, &first, None).await;
+                return confirm(store, rounds, lists, &first, None).await;
             }
-            let earlier = confirm(store, lists, &ticket, Some(&published)).await?;
+            let earlier = confirm(store, rounds, lists, &ticket, Some(&published)).await?;
             return Err(Refusal::new(Code::AlreadySignedUp)
                 .detail("ticketId", earlier.ticket_id)
                 .detail("roundId", earlier.round_id)
@@ -182,7 +156,7 @@ pub async fn sign_up(
         Err(error) => return Err(error.into()),
     }
     crashpoint("lottery.inserted").await;
-    let done = confirm(store, lists, &ticket, Some(&published)).await?;
+    let done = confirm(store, rounds, lists, &ticket, Some(&published)).await?;
     Ok(SignedUp { replayed: false, ..done })
 }
 
@@ -199,14 +173,16 @@ async fn repeated(store: &Store, wish: &SignUp) -> Result<Option<Ticket>, Failur
 /// Answers for a ticket that is stored: it counts if the round is still open or the list has it.
 async fn confirm(
     store: &Store,
+    rounds: &Rounds,
     lists: &Lists,
     ticket: &Ticket,
     published: Option<&Published>,
 ) -> Result<SignedUp, Failure> {
     let unknown = || Failure::invariant(format!("ticket {} has no round", ticket.id));
     let (status, window_end) = match published {
-        Some(Published { round, status, .. }) => {
-            let status = status.read(|| store.round_status(&round.id)).await?;
+        Some(Published { round, .. }) => {
+            let read = |ids: Vec<String>| async move { store.round_statuses(&ids).await };
+            let status = rounds.statuses.get(round.id.clone(), read).await?;
             (status.ok_or_else(unknown)?, round.closes_at)
         }
         None => {
@@ -231,42 +207,4 @@ async fn in_list(store: &Store, lists: &Lists, ticket: &Ticket) -> Result<bool, 
     let Some(round) = store.round(&ticket.round_id).await? else { return Ok(false) };
     let list = lists.tickets(store, &round).await?;
     Ok(TicketId::parse(&ticket.id).is_some_and(|id| list.binary_search(&id).is_ok()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_read_that_began_before_is_nobody_elses() {
-        let shared = Arc::new(SharedStatus::default());
-        let reads = Arc::new(AtomicU64::new(0));
-        let release = Arc::new(tokio::sync::Notify::new());
-        let sign_up = || {
-            let (shared, reads, release) = (Arc::clone(&shared), Arc::clone(&reads), Arc::clone(&release));
-            tokio::spawn(async move {
-                let read = || async move {
-                    // The first read began while the round was open and takes its time.
-                    if reads.fetch_add(1, Ordering::SeqCst) > 0 {
-                        return Ok(Some(RoundStatus::Frozen));
-                    }
-                    release.notified().await;
-                    Ok(Some(RoundStatus::Open))
-                };
-                shared.read(read).await.unwrap().unwrap()
-            })
-        };
-        let first = sign_up();
-        while reads.load(Ordering::SeqCst) == 0 {
-            tokio::task::yield_now().await;
-        }
-        let later: Vec<_> = (0..10).map(|_| sign_up()).collect();
-        tokio::task::yield_now().await;
-        release.notify_one();
-        assert_eq!(first.await.unwrap(), RoundStatus::Open);
-        for one in later {
-            assert_eq!(one.await.unwrap(), RoundStatus::Frozen);
-        }
-        assert_eq!(reads.load(Ordering::SeqCst), 2, "ten sign-ups share one read");
-    }
 }

@@ -163,6 +163,8 @@ impl Row for Round {
 
 #[derive(Deserialize)]
 struct StatusOnly {
+    #[serde(rename = "_id")]
+    id: String,
     status: RoundStatus,
 }
 
@@ -240,10 +242,10 @@ impl Store {
     }
 
     /// Only the status, which is all of a published round that changes before its draw.
-    pub async fn round_status(&self, id: &str) -> Result<Option<RoundStatus>, Error> {
+    pub async fn round_statuses(&self, ids: &[String]) -> Result<BTreeMap<String, RoundStatus>, Error> {
         let rounds = self.collection::<StatusOnly>(ROUNDS).await?;
-        let found = rounds.find_one(doc! { "_id": id }).projection(doc! { "_id": 0, "status": 1 }).await?;
-        Ok(found.map(|f| f.status))
+        let found = rounds.find(doc! { "_id": { "$in": ids } }).projection(doc! { "status": 1 }).await?;
+        found.map_ok(|f| (f.id, f.status)).map_err(Error::from).try_collect().await
     }
 
     /// Rounds by their publication, the newest first.
