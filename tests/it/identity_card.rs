@@ -1,5 +1,7 @@
 //! Real names: verified, refused, taken, erased, looked at, sealed again – and nowhere readable.
 
+use std::collections::BTreeSet;
+
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
@@ -160,9 +162,11 @@ async fn two_users_with_one_number_at_once_leave_one_verified() -> anyhow::Resul
     }
     let calls = tokens.iter().map(|token| verify(c, token, NAME, NUMBER));
     let answers: Vec<Answer> = futures_util::future::try_join_all(calls).await?;
-    let won = answers.iter().filter(|a| a.status == 200).count();
-    assert!((1..=2).contains(&won) && (answers[0].status == 200) != (answers[1].status == 200), "{answers:?}");
-    assert!(answers.iter().all(|a| a.status == 200 || a.code() == "CONFLICT"), "{answers:?}");
+    let winners: BTreeSet<usize> =
+        answers.iter().enumerate().filter(|(_, a)| a.status == 200).map(|(i, _)| i % 2).collect();
+    assert_eq!(winners.len(), 1, "{answers:?}");
+    // Tries of one number at one moment may meet in its limit, too.
+    assert!(answers.iter().all(|a| a.status == 200 || ["CONFLICT", "RATE_LIMITED"].contains(&a.code())), "{answers:?}");
     world.finish().await
 }
 

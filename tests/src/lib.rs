@@ -44,7 +44,7 @@ pub fn own_mongod(name: &str) -> anyhow::Result<Mongod> {
     let cache = mongod::default_cache_dir(std::env::home_dir().as_deref());
     let binary = mongod::find_or_provision(&cache, &mut |line| eprintln!("{line}"))?;
     let mut options = Options::new(binary, scratch(name)?);
-    options.notablescan = true;
+    options.testing = true;
     Mongod::start(options)
 }
 

@@ -30,8 +30,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// The port on 127.0.0.1; a free one when `None`.
     pub port: Option<u16>,
-    /// Refuse every query that has no index, which is how tests find out.
-    pub notablescan: bool,
+    /// Refuse every query that has no index, and let dropped databases go soon.
+    pub testing: bool,
     /// Where the server logs; `mongod.log` in the data folder when `None`.
     pub log_path: Option<PathBuf>,
 }
@@ -39,7 +39,7 @@ pub struct Options {
 impl Options {
     /// A server of `binary` with its data in `data_dir` on any free port.
     pub fn new(binary: impl Into<PathBuf>, data_dir: impl Into<PathBuf>) -> Self {
-        Options { binary: binary.into(), data_dir: data_dir.into(), port: None, notablescan: false, log_path: None }
+        Options { binary: binary.into(), data_dir: data_dir.into(), port: None, testing: false, log_path: None }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -69,6 +69,8 @@ struct Running {
 /// A SIGKILL gives us no chance to clean up, but the kernel closes our end of the pipe all the same. The shell is
 /// in the process group of its own, so a Ctrl-C in the terminal reaches us first and the server last.
 const WATCHDOG: &str = r#"
+# Each collection and each index is an open file.
+ulimit -n "$(ulimit -H -n)" 2>/dev/null
 exec 3<&0
 "$@" </dev/null >&2 3<&- &
 pid=$!
@@ -179,8 +181,10 @@ impl Mongod {
         // A transaction of a killed process keeps its documents locked until the server gives it up: by default for a minute,
         // although ours never live longer than ten seconds.
         command.args(["--setParameter", "transactionLifetimeLimitSeconds=12"]);
-        if self.options.notablescan {
+        if self.options.testing {
             command.args(["--setParameter", "notablescan=true"]);
+            // The files of a dropped database stay open for as long as its past can be read.
+            command.args(["--setParameter", "minSnapshotHistoryWindowInSeconds=60"]);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).process_group(0);
 
@@ -360,7 +364,7 @@ mod tests {
     #[test]
     fn a_query_without_an_index_fails_with_notablescan() {
         let folder = tempfile::tempdir().unwrap();
-        let server = Mongod::start(Options { notablescan: true, ..options(folder.path()) }).unwrap();
+        let server = Mongod::start(Options { testing: true, ..options(folder.path()) }).unwrap();
         insert(server.port(), 1);
         let reply =
             wire::command(server.port(), doc! { "find": "things", "$db": "test", "filter": { "x": 1 } }).unwrap();
