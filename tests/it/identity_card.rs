@@ -1,7 +1,6 @@
 //! Real names: verified, refused, taken, erased, looked at, sealed again – and nowhere readable.
 
 use std::collections::BTreeSet;
-
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
