@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::id_card::{IdNumber, RealName};
 use domain::vault::{FieldKeys, IndexKeys};
-use domain::{OpenId, OrderId, UserId};
+use domain::{BusinessDay, OpenId, OrderId, UserId};
 use edge::config::{DataKey, local};
 use futures_util::future::join_all;
 use it::{Answer, World, id_number, order_of};
@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use shop::coins::{NewLot, TakenBack, grant, take_back};
-use shop::identity::{Claim, Vault, business_day, verify};
+use shop::identity::{Claim, Vault, verify};
 use store::Store;
 use store::coins::{CoinLot, CoinSource};
 use store::identities::Consent;
@@ -40,7 +40,7 @@ pub(crate) async fn verified(store: &Store, name: &str, now: DateTime<Utc>) -> a
     };
     let claim = Claim {
         name: RealName::parse("张三").unwrap(),
-        number: IdNumber::parse(&number, business_day(now)).unwrap(),
+        number: IdNumber::parse(&number, BusinessDay::of(now).date()).unwrap(),
         consent,
     };
     // The local cloud's keys, so that the functions can open what is sealed here.

@@ -4,7 +4,7 @@
 //! The number itself is the natural key; a repeat finds the user verified.
 
 use domain::id_card::{IdNumber, RealName, holds_a_number};
-use domain::{Code, Failure, Refusal, UserId, text};
+use domain::{BusinessDay, Code, Failure, Refusal, UserId, text};
 use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -157,7 +157,7 @@ fn claim(ctx: &Context, input: &Input) -> Result<Claim, Refusal> {
     let number = input.id_card.as_deref().ok_or_else(|| Refusal::invalid("idCard", "请填写身份证号码"))?;
     Ok(Claim {
         name: RealName::parse(name)?,
-        number: IdNumber::parse(number, identity::business_day(ctx.now))?,
+        number: IdNumber::parse(number, BusinessDay::of(ctx.now).date())?,
         consent: Consent {
             text_version: CONSENT_VERSION.to_owned(),
             text_hash: consent_hash(),

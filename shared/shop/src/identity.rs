@@ -3,7 +3,7 @@
 //! A number is compared by its blind indexes and leaves only sealed. *Unknown* is never *verified*: whatever the outside service
 //! does other than confirm leads to a refusal or a failure.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use domain::id_card::{IdNumber, RealName};
 use domain::vault::{FieldKeys, IndexKeys, VaultError};
 use domain::{BusinessDay, Code, Failure, Refusal, UserId};
@@ -31,11 +31,6 @@ pub struct Revealed {
     pub name: String,
     pub number: String,
     pub identity: Identity,
-}
-
-/// The calendar day in Shanghai.
-pub fn business_day(now: DateTime<Utc>) -> NaiveDate {
-    BusinessDay::of(now).date()
 }
 
 /// Verifies a member. The flag is true if they were verified with this number before; with another one it is `CONFLICT`, and so is

@@ -209,14 +209,9 @@ impl Drawer<'_> {
         Ok((Step::On, first.then_some((round.tickets(), k))))
     }
 
-    /// The ranking of a drawn round.
-    async fn ranking(&self, round: &Round) -> Result<Vec<TicketId>, Failure> {
-        Ok(rights::ranking(self.store, round).await?)
-    }
-
     /// Rights for the winners, then word for everybody else.
     async fn hand_out(&self, round: &Round) -> Result<Step, Failure> {
-        let ranking = self.ranking(round).await?;
+        let ranking = rights::ranking(self.store, round).await?;
         let mut short = false;
         let mut next = round.next_rank;
         while next < round.winners() {
