@@ -6,6 +6,7 @@ pub mod address;
 pub mod close;
 pub mod coins;
 pub mod deliver;
+pub mod delivery;
 pub mod identity;
 pub mod linking;
 pub mod lottery;

@@ -22,6 +22,7 @@ definitions![
     "accessTokens",
     "activityCoinLots",
     "activityCoinRecords",
+    "assignments",
     "customerAddresses",
     "customerMergeHistory",
     "customers",
@@ -47,6 +48,8 @@ definitions![
     "records",
     "requests",
     "shopProducts",
+    "staff",
+    "subscriptions",
     "updatePrepaidProduct",
     "verifyCodes",
 ];

@@ -29,6 +29,7 @@ pub mod requests;
 pub mod rotation;
 pub mod seals;
 pub mod stock;
+pub mod subscriptions;
 mod tx;
 pub mod verify;
 

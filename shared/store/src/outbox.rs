@@ -21,23 +21,61 @@ pub enum OutboxStatus {
     /// Ended without being delivered, as it should be: the user does not want it, or the shop does not send such messages.
     #[serde(rename = "skipped")]
     Skipped,
+    /// It may have been delivered or not: nobody answered, or the process died over it. Not repeated by itself.
+    #[serde(rename = "unknown")]
+    Unknown,
+    /// Given up until an operator looks.
     #[serde(rename = "dead")]
     Dead,
 }
 
-/// One thing to deliver. `_id` is the natural key of what is delivered, so that it is enqueued once.
+/// One try to deliver an item. Without an outcome it is under way, or the process died in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Try {
+    /// Counts from 1.
+    #[serde(deserialize_with = "domain::money::whole")]
+    pub n: i64,
+    #[serde(with = "date")]
+    pub at: DateTime<Utc>,
+    /// `delivered`, `retry`, `skipped`, `unknown` or `dead`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// Why, as a stable code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The other side's number for the error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errcode: Option<i64>,
+    /// The other side's id of the request, for their support.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<i64>,
+}
+
+/// One thing to deliver, and the receipt of its delivery. `_id` is the natural key of what is delivered, so that it is enqueued
+/// once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutboxItem {
     #[serde(rename = "_id")]
     pub id: String,
-    /// `refund` or `message`
+    /// `refund`, `shippingReport`, `message`, `massMessage` or `sms`. Kinds are delivered beside each other: a million mass
+    /// messages do not wait in front of an order's message.
     pub kind: String,
     /// What to deliver, as JSON text of the kind's own type.
     pub payload: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_id: Option<OrderId>,
+    /// Items of one queue are delivered one at a time, in the order in which they were made; for messages the openid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
     pub status: OutboxStatus,
+    /// Why it ended so, or why the last try failed, as a stable code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Tries begun.
     #[serde(deserialize_with = "domain::money::whole")]
     pub attempts: i64,
     /// Due from then on; while somebody delivers it, the end of their lease.
@@ -46,6 +84,24 @@ pub struct OutboxItem {
     /// Raised by each claim: only the newest claimant may write the result.
     #[serde(default, deserialize_with = "domain::money::whole")]
     pub claim: i64,
+    /// While somebody delivers it, the end of their lease.
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub lease_until: Option<DateTime<Utc>>,
+    /// Since when an exchange is under way whose repetition could do harm. Claimed with it, the item's outcome is unknown.
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub sending_at: Option<DateTime<Utc>>,
+    /// The newest tries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tries: Vec<Try>,
+    /// `subscriptions._id` of which this message has taken one permission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permission: Option<String>,
+    /// Of no use from then on.
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// How often an operator had it tried again after its end.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub redrives: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     #[serde(with = "date")]
@@ -62,10 +118,18 @@ impl OutboxItem {
             kind: kind.to_owned(),
             payload: serde_json::to_string(payload).map_err(|e| Error::Invariant(format!("outbox payload: {e}")))?,
             order_id: None,
+            queue: None,
             status: OutboxStatus::Pending,
+            reason: None,
             attempts: 0,
             next_attempt_at: now,
             claim: 0,
+            lease_until: None,
+            sending_at: None,
+            tries: Vec::new(),
+            permission: None,
+            expires_at: None,
+            redrives: 0,
             last_error: None,
             created_at: now,
             finished_at: None,
