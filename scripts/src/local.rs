@@ -98,7 +98,8 @@ pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
             fields: [("thing1", "activityName"), ("phrase2", "result"), ("thing3", "productName")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
-            page: None,
+            long_term: true,
+            ..Template::default()
         }],
         verify_code_secret: Some(local::VERIFY_CODE_SECRET.into()),
         field_keys,

@@ -7,8 +7,8 @@ use domain::OpenId;
 use serde::{Deserialize, Serialize};
 use store::Error;
 use store::outbox::OutboxItem;
-use wechat::TransportKind;
 use wechat::open::{self, Template};
+use wechat::{TransportKind, subscribe};
 
 use crate::refunds::Delivery;
 
@@ -51,7 +51,9 @@ impl Messenger<'_> {
         let data: BTreeMap<String, String> = template
             .fields
             .iter()
-            .map(|(key, value)| (key.clone(), fitting(key, message.values.get(value).map_or("", String::as_str))))
+            .map(|(key, value)| {
+                (key.clone(), subscribe::fit(key, message.values.get(value).map_or("", String::as_str)))
+            })
             .collect();
         // Fetched by itself, so that a failure here is known to have sent nothing.
         if let Err(error) = self.client.access_token().await {
@@ -61,7 +63,7 @@ impl Messenger<'_> {
         let sent =
             self.client.send_subscribe_message(message.open_id.as_str(), &template.template_id, &data, page).await;
         match sent {
-            Ok(()) => Delivery::Done,
+            Ok(_) => Delivery::Done,
             Err(error) => after(&error),
         }
     }
@@ -75,35 +77,5 @@ fn after(error: &open::Error) -> Delivery {
         error if error.errcode() == Some(NOT_SUBSCRIBED) => Delivery::Skipped(reason),
         error if error.errcode() == Some(CONCURRENT) || error.is_retryable() => Delivery::Later(reason),
         _ => Delivery::Dead(reason),
-    }
-}
-
-/// A value as the key's type allows it; WeChat refuses the whole message for one character too many, an empty value or a control
-/// character. (developers.weixin.qq.com, subscribeMessage.send, "data" table)
-fn fitting(key: &str, value: &str) -> String {
-    let kind = key.trim_end_matches(|c: char| c.is_ascii_digit());
-    let max = match kind {
-        "phrase" | "symbol" => 5,
-        "name" => 10,
-        "phone_number" => 17,
-        "car_number" => 8,
-        "thing" => 20,
-        _ => 32,
-    };
-    let text: String = value.chars().filter(|c| !c.is_control()).take(max).collect();
-    let text = text.trim();
-    if text.is_empty() { "无".to_owned() } else { text.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_fit_their_keys() {
-        assert_eq!(fitting("thing12", &"字".repeat(30)).chars().count(), 20);
-        assert_eq!(fitting("phrase2", "候补中签"), "候补中签");
-        assert_eq!(fitting("phrase2", "一二三四五六"), "一二三四五");
-        assert_eq!((fitting("thing1", " \n"), fitting("thing1", "a\nb")), ("无".to_owned(), "ab".to_owned()));
     }
 }

@@ -9,6 +9,7 @@
 pub mod crypto;
 pub mod open;
 pub mod pay;
+pub mod subscribe;
 
 #[cfg(test)]
 mod tests;
@@ -86,6 +87,7 @@ impl From<pay::Error> for domain::Failure {
 impl From<open::Error> for domain::Failure {
     fn from(error: open::Error) -> Self {
         match error {
+            open::Error::Token(error) => (*error).into(),
             open::Error::Config { .. } | open::Error::Misuse(_) | open::Error::Build(_) => {
                 Self::Internal(Box::new(error))
             }

@@ -23,6 +23,8 @@ use tokio::sync::Mutex;
 
 use upstream::{client, exchange};
 
+use crate::subscribe::Sent;
+pub use crate::subscribe::Template;
 use crate::{ANSWER_MAX_BYTES, IDLE_PER_HOST, TransportError, clip};
 use crate::{Now, Personal, Secret};
 
@@ -81,6 +83,9 @@ pub enum Error {
         /// WeChat's id of the request.
         rid: String,
     },
+    /// There is no access token, so the call was not made.
+    #[error("no access token")]
+    Token(#[source] Box<Self>),
     /// Appid, secret, IP list or account state: somebody must act in the portal.
     #[error("the Open API refuses this configuration (errcode {errcode}, rid {rid})")]
     Config {
@@ -123,6 +128,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Busy { .. } | Self::RateLimited { .. } | Self::Transport(_) | Self::InvalidToken { .. } => true,
+            Self::Token(error) => error.is_retryable(),
             Self::Http(status) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             _ => false,
         }
@@ -147,6 +153,22 @@ impl Error {
             | Self::Rejected { errcode, .. } => Some(*errcode),
             Self::Blocked { .. } => Some(40226),
             Self::Busy { .. } => Some(-1),
+            Self::Token(error) => error.errcode(),
+            _ => None,
+        }
+    }
+
+    /// WeChat's id of the refused request, for their support.
+    pub fn rid(&self) -> Option<&str> {
+        match self {
+            Self::InvalidCode { rid, .. }
+            | Self::Blocked { rid }
+            | Self::RateLimited { rid, .. }
+            | Self::Busy { rid }
+            | Self::InvalidToken { rid, .. }
+            | Self::Config { rid, .. }
+            | Self::Rejected { rid, .. } => Some(rid),
+            Self::Token(error) => error.rid(),
             _ => None,
         }
     }
@@ -164,6 +186,10 @@ impl Error {
             }
             _ => Self::Rejected { errcode, rid },
         }
+    }
+
+    fn no_token(self) -> Self {
+        Self::Token(Box::new(self))
     }
 
     /// Where no access token was sent, "invalid credential" is about the secret.
@@ -375,7 +401,7 @@ impl Client {
         template_id: &str,
         data: &BTreeMap<String, String>,
         page: Option<&str>,
-    ) -> Result<(), Error> {
+    ) -> Result<Sent, Error> {
         let data: BTreeMap<&str, Value> =
             data.iter().map(|(key, value)| (key.as_str(), json!({ "value": value }))).collect();
         let mut body = json!({
@@ -388,7 +414,14 @@ impl Client {
         if let (Some(page), Some(fields)) = (page, body.as_object_mut()) {
             fields.insert("page".to_owned(), page.into());
         }
-        self.post("/cgi-bin/message/subscribe/send", &body).await.map(drop)
+        let answer = self.post("/cgi-bin/message/subscribe/send", &body).await?;
+        // Not in the documented answer, yet there; a number here, text elsewhere.
+        let msgid = match answer.get("msgid") {
+            Some(Value::Number(number)) => Some(number.to_string()),
+            Some(Value::String(text)) => Some(clip(text, 64)),
+            _ => None,
+        };
+        Ok(Sent { msgid })
     }
 
     /// POST JSON to any path that takes an access token, and return the answer once its `errcode` says success.
@@ -399,12 +432,12 @@ impl Client {
         if !path.starts_with('/') {
             return Err(Error::Misuse("the path must begin with a slash"));
         }
-        let token = self.access_token().await?;
+        let token = self.access_token().await.map_err(Error::no_token)?;
         match self.post_with(path, body, &token).await {
             Err(Error::InvalidToken { errcode, rid }) => {
                 tracing::info!(path = bare(path), errcode, rid, "access token refused, fetching another");
                 self.forget(&token).await;
-                let token = self.access_token().await?;
+                let token = self.access_token().await.map_err(Error::no_token)?;
                 self.post_with(path, body, &token).await
             }
             other => other,
@@ -541,21 +574,6 @@ impl Client {
         }
         Ok(answer)
     }
-}
-
-/// How a message of the shop fills a template of the mini-program.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Template {
-    /// What the message is about, e.g. `lotteryResult`.
-    pub name: String,
-    /// The template's id in the WeChat portal.
-    pub template_id: String,
-    /// The message's value for each of the template's keys: `{"thing1": "activityName"}`.
-    pub fields: BTreeMap<String, String>,
-    /// The page of the mini-program that a tap opens.
-    #[serde(default)]
-    pub page: Option<String>,
 }
 
 /// A path as it may be logged.
