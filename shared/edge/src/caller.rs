@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::app::App;
 use crate::function::{Accept, Function};
 use crate::session::Kind;
-use crate::signature::{self, Presented};
+use crate::signature::{self, Presented, Reason};
 
 /// Who is calling, proven.
 #[derive(Clone, PartialEq, Eq)]
@@ -204,6 +204,7 @@ fn presented_in(headers: &HeaderMap) -> Result<Presented<'_>, Refusal> {
     let get = |name| match header(headers, name) {
         Ok(Some(value)) => Ok(value),
         Ok(None) | Err(Repeated) => Err(signature::refused(
+            Reason::Form,
             "签名请求须带 x-jinlu-key、x-jinlu-timestamp、x-jinlu-nonce、x-jinlu-signature 各一个",
         )),
     };
@@ -212,29 +213,34 @@ fn presented_in(headers: &HeaderMap) -> Result<Presented<'_>, Refusal> {
 }
 
 async fn from_event(app: &App, function: &Function, named: &str, body: Bytes) -> Result<(Caller, Bytes), Failure> {
-    let event: Option<Value> = serde_json::from_slice(&body).ok();
-    let field = |name: &str| event.as_ref().and_then(|event| event.get(name));
-    let claims_to_be_signed = field("signature").is_some() || (field("payload").is_some() && field("key").is_some());
-    if !claims_to_be_signed {
+    let Some(event) = signed_event(&body) else {
         admit(function, &Caller::Anonymous)?;
         return Ok((Caller::Anonymous, body));
-    }
-    let text = |name: &str| {
-        field(name)
-            .and_then(Value::as_str)
-            .ok_or_else(|| signature::refused("签名事件须带 key、timestamp、nonce、payload、signature"))
     };
+    let form = || signature::refused(Reason::Form, "签名事件须带 key、timestamp、nonce、payload、signature");
+    let text = |name: &str| event.get(name).and_then(Value::as_str).ok_or_else(form);
     // Clients write it as they like; what was signed is its decimal text either way.
-    let timestamp = match field("timestamp") {
+    let timestamp = match event.get("timestamp") {
         Some(Value::Number(seconds)) => seconds.to_string(),
         _ => text("timestamp")?.to_owned(),
     };
     let presented =
         Presented { key: text("key")?, timestamp: &timestamp, nonce: text("nonce")?, signature: text("signature")? };
     let payload = Bytes::copy_from_slice(text("payload")?.as_bytes());
+    // Whose word would it be, the outer signer's or the inner one's? Nobody has a reason to send this.
+    if signed_event(&payload).is_some() {
+        return Err(signature::refused(Reason::Form, "payload 中不能再有签名").into());
+    }
     let path = format!("/{named}");
     let caller = service(app, function, presented, "EVENT", &[&path], &payload).await?;
     Ok((caller, payload))
+}
+
+/// The event, if it claims to be signed.
+fn signed_event(body: &[u8]) -> Option<Value> {
+    let event: Value = serde_json::from_slice(body).ok()?;
+    let has = |name: &str| event.get(name).is_some();
+    (has("signature") || (has("payload") && has("key"))).then_some(event)
 }
 
 async fn service(
@@ -252,7 +258,7 @@ async fn service(
     // Last, so that neither a forger nor a refused caller can fill the store or burn someone's nonce.
     let first_use = app.store().use_nonce(&verified.key.id, presented.nonce, verified.nonce_expires_at).await?;
     if !first_use {
-        return Err(signature::refused("nonce 已使用过").into());
+        return Err(signature::refused(Reason::Nonce, "nonce 已使用过").into());
     }
     Ok(caller)
 }

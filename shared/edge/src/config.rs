@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
 use crate::function::Need;
+use crate::signature::KEYS_PER_ID_MAX;
 use wechat::pay;
 
 /// The fixed, documented credentials of the local cloud.
@@ -161,7 +162,7 @@ pub struct SessionSecret {
     pub secret: Secret,
 }
 
-/// One of `SERVICE_KEYS`.
+/// One of `SERVICE_KEYS`. Two of them may have the same id while a secret is being replaced; each has its own scopes.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ServiceKey {
     pub id: String,
@@ -439,9 +440,15 @@ impl Reader<'_> {
     fn service_keys(&mut self) -> Vec<ServiceKey> {
         let how = r#"a JSON list [{"id":"crm","secret":"…","scopes":["points"]}]"#;
         let keys: Vec<ServiceKey> = self.list("SERVICE_KEYS", false, how);
-        let ids = keys.iter().map(|key| key.id.as_str());
-        self.distinct_ids("SERVICE_KEYS", ids);
-        for key in &keys {
+        for (at, key) in keys.iter().enumerate() {
+            self.id_form("SERVICE_KEYS", &key.id);
+            let before = keys.iter().take(at).filter(|other| other.id == key.id);
+            if before.clone().count() >= KEYS_PER_ID_MAX {
+                self.problem("SERVICE_KEYS", "has the same id more than twice: the old and the new secret are enough");
+            }
+            if before.clone().any(|other| other.secret.expose() == key.secret.expose()) {
+                self.problem("SERVICE_KEYS", "has the same secret twice under one id");
+            }
             self.not_local("SERVICE_KEYS", &key.id);
             self.not_local("SERVICE_KEYS", key.secret.expose());
             if key.secret.expose().len() < SERVICE_SECRET_BYTES_MIN {
@@ -636,14 +643,18 @@ impl Reader<'_> {
     fn distinct_ids<'i>(&mut self, name: &str, ids: impl Iterator<Item = &'i str>) {
         let mut seen = BTreeSet::new();
         for id in ids {
-            let well_formed =
-                (1..=64).contains(&id.len()) && id.bytes().all(|byte| crate::is_token_byte(byte) || byte == b'.');
-            if !well_formed {
-                self.problem(name, "has an id that is not 1 to 64 letters, digits, '_', '-' or '.'");
-            }
+            self.id_form(name, id);
             if !seen.insert(id) {
                 self.problem(name, "has the same id twice");
             }
+        }
+    }
+
+    fn id_form(&mut self, name: &str, id: &str) {
+        let well_formed =
+            (1..=64).contains(&id.len()) && id.bytes().all(|byte| crate::is_token_byte(byte) || byte == b'.');
+        if !well_formed {
+            self.problem(name, "has an id that is not 1 to 64 letters, digits, '_', '-' or '.'");
         }
     }
 

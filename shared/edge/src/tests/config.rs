@@ -76,6 +76,14 @@ fn a_malformed_variable_is_named_and_its_value_is_not() {
         ("SERVICE_KEYS", r#"{"id":"crm"}"#),
         ("SERVICE_KEYS", r#"[{"id":"a b","secret":"hunter2-hunter2-hunter2"}]"#),
         ("SERVICE_KEYS", r#"[{"id":"crm","secret":"hunter2"}]"#),
+        (
+            "SERVICE_KEYS",
+            r#"[{"id":"crm","secret":"hunter2-hunter2-hunter2-1"},{"id":"crm","secret":"hunter2-hunter2-hunter2-2"},{"id":"crm","secret":"hunter2-hunter2-hunter2-3"}]"#,
+        ),
+        (
+            "SERVICE_KEYS",
+            r#"[{"id":"crm","secret":"hunter2-hunter2-hunter2-1"},{"id":"crm","secret":"hunter2-hunter2-hunter2-1"}]"#,
+        ),
         ("JINLU_TRUST_WX_HEADERS", "hunter2"),
         ("WECHAT_API_BASE", "hunter2"),
         ("WXPAY_PRIVATE_KEY", "hunter2"),
@@ -99,6 +107,15 @@ fn a_malformed_variable_is_named_and_its_value_is_not() {
         assert!(!message.contains("hunter2"), "{name}={value}: {message}");
         assert_eq!(message.lines().count(), 2, "one problem: {message}");
     }
+}
+
+#[test]
+fn a_service_key_may_have_an_old_and_a_new_secret() {
+    let two = r#"[{"id":"crm","secret":"the-new-secret-1234","scopes":["notify"]},{"id":"erp","secret":"the-old-secret-1234"},{"id":"crm","secret":"the-old-secret-1234","scopes":["points"]}]"#;
+    let config = parse(&[("SERVICE_KEYS", two)], &[]).unwrap();
+    let keys: Vec<_> = config.service_keys.iter().map(|key| (key.id.as_str(), key.scopes.clone())).collect();
+    let scope = |name: &str| vec![name.to_owned()];
+    assert_eq!(keys, [("crm", scope("notify")), ("erp", vec![]), ("crm", scope("points"))]);
 }
 
 #[test]

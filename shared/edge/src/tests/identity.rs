@@ -6,6 +6,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::signature::{Presented, verify};
 use crate::{Caller, sign};
 
 const EVERYONE_KNOWN: &[Accept] = &[Accept::User, Accept::Staff("orders"), Accept::Service("points")];
@@ -338,6 +339,154 @@ async fn a_good_signature_without_the_scope_is_forbidden_and_keeps_its_nonce() {
     assert_eq!(send(request(), "/whoami", &[Accept::User]).await, "FORBIDDEN");
 }
 
+/// The answer to these headers and this body, at `now`, by these keys.
+async fn answer_at(now: &str, keys: Vec<ServiceKey>, pairs: &[(&str, &[u8])], sent: &str) -> Answer {
+    let app = App::new(Config { service_keys: keys, ..config() }, Clock::standing_at(now.parse().unwrap())).unwrap();
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value).unwrap());
+    }
+    let body = Bytes::copy_from_slice(sent.as_bytes());
+    invoke(&app, &whoami(POINTS), Invocation { proof: http("/whoami"), headers, body, trace_id: None }).await
+}
+
+fn key(id: &str, secret: &str, scopes: &[&str]) -> ServiceKey {
+    let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+    ServiceKey { id: id.to_owned(), secret: Secret::from(secret), scopes }
+}
+
+#[tokio::test]
+async fn the_window_ends_on_the_millisecond() {
+    let at = "2026-11-21T04:00:00Z".parse::<DateTime<Utc>>().unwrap().timestamp().to_string();
+    let nonce = "0123456789abcdef";
+    let signature = sign(CRM_SECRET.as_bytes(), &at, nonce, "POST", "/whoami", b"{}");
+    let pairs = [
+        ("x-jinlu-key", b"crm".as_slice()),
+        ("x-jinlu-timestamp", at.as_bytes()),
+        ("x-jinlu-nonce", nonce.as_bytes()),
+        ("x-jinlu-signature", signature.as_bytes()),
+    ];
+    for (now, expected) in [
+        ("2026-11-21T04:05:00.000Z", REACHED_THE_STORE),
+        ("2026-11-21T04:05:00.001Z", "SIGNATURE_INVALID"),
+        ("2026-11-21T03:55:00.000Z", REACHED_THE_STORE),
+        ("2026-11-21T03:54:59.999Z", "SIGNATURE_INVALID"),
+    ] {
+        let answer = answer_at(now, config().service_keys, &pairs, "{}").await;
+        assert_eq!(code(&answer), expected, "{now}");
+        if expected == "SIGNATURE_INVALID" {
+            let now: DateTime<Utc> = now.parse().unwrap();
+            assert_eq!(body(&answer)["details"], json!({ "reason": "timestamp", "serverTime": now.timestamp() }));
+        }
+    }
+}
+
+#[tokio::test]
+async fn header_values_that_are_no_text_are_refused() {
+    let at = noon().timestamp().to_string();
+    let nonce = "0123456789abcdef";
+    let signature = sign(CRM_SECRET.as_bytes(), &at, nonce, "POST", "/whoami", b"");
+    let all = [
+        ("x-jinlu-key", b"crm".as_slice()),
+        ("x-jinlu-timestamp", at.as_bytes()),
+        ("x-jinlu-nonce", nonce.as_bytes()),
+        ("x-jinlu-signature", signature.as_bytes()),
+    ];
+    // An empty body is signed like any other.
+    let answer = answer_at("2026-11-21T04:00:00Z", config().service_keys, &all, "").await;
+    assert_eq!(code(&answer), REACHED_THE_STORE);
+    let answer = answer_at("2026-11-21T04:00:00Z", config().service_keys, &all, "{}").await;
+    assert_eq!(code(&answer), "SIGNATURE_INVALID", "what was signed was empty");
+    for (place, value) in
+        (0..4).flat_map(|place| [(place, b"\xff\xfe".as_slice()), (place, "鍵".as_bytes()), (place, b"")])
+    {
+        let mut odd = all;
+        odd[place].1 = value;
+        let answer = answer_at("2026-11-21T04:00:00Z", config().service_keys, &odd, "").await;
+        assert_eq!((answer.status, code(&answer)), (401, "SIGNATURE_INVALID"), "{}", all[place].0);
+        assert_eq!(body(&answer)["details"]["reason"], "form", "{}", all[place].0);
+    }
+}
+
+#[tokio::test]
+async fn while_a_secret_is_replaced_both_hold_with_the_scopes_of_each() {
+    let old = key("crm", "the-old-secret-of-the-crm", &["prepaid"]);
+    let new = key("crm", "the-new-secret-of-the-crm", &["points"]);
+    let at = noon().timestamp().to_string();
+    let nonce = "0123456789abcdef";
+    for (keys, secret, expected) in [
+        (vec![old.clone(), new.clone()], "the-new-secret-of-the-crm", REACHED_THE_STORE),
+        (vec![old.clone(), new.clone()], "the-old-secret-of-the-crm", "FORBIDDEN"),
+        (vec![new.clone(), old.clone()], "the-old-secret-of-the-crm", "FORBIDDEN"),
+        (vec![new.clone(), old.clone()], "the-new-secret-of-the-crm", REACHED_THE_STORE),
+        (vec![new.clone()], "the-old-secret-of-the-crm", "SIGNATURE_INVALID"),
+        (vec![old, new], "", "SIGNATURE_INVALID"),
+        (vec![], "no such key, and none that anybody could present", "SIGNATURE_INVALID"),
+    ] {
+        let signature = sign(secret.as_bytes(), &at, nonce, "POST", "/whoami", b"{}");
+        let pairs = [
+            ("x-jinlu-key", b"crm".as_slice()),
+            ("x-jinlu-timestamp", at.as_bytes()),
+            ("x-jinlu-nonce", nonce.as_bytes()),
+            ("x-jinlu-signature", signature.as_bytes()),
+        ];
+        let answer = answer_at("2026-11-21T04:00:00Z", keys, &pairs, "{}").await;
+        assert_eq!(code(&answer), expected, "{secret}");
+    }
+}
+
+#[test]
+fn an_unknown_key_costs_and_says_what_a_wrong_signature_does() {
+    let keys = [key("crm", CRM_SECRET, &["*"]), key("two", "one-secret-of-two", &[]), key("two", "other-of-two", &[])];
+    let body = vec![b'x'; 512];
+    let paths: Vec<String> = (0..50).map(|n| format!("/{n}")).collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let at = noon().timestamp().to_string();
+    let signature = "0".repeat(64);
+    let presented = |key| Presented { key, timestamp: &at, nonce: "0123456789abcdef", signature: &signature };
+    let refusal = |key| verify(&keys, presented(key), "POST", &paths, &body, &[noon()]).err().unwrap();
+    assert_eq!(refusal("crm"), refusal("nobody"));
+    assert_eq!(refusal("two"), refusal("nobody"));
+    // The quickest of many runs, so that what else the machine does does not count.
+    let quickest = |key| {
+        let run = || {
+            let started = std::time::Instant::now();
+            refusal(key);
+            started.elapsed()
+        };
+        (0..30).map(|_| run()).min().unwrap().as_secs_f64()
+    };
+    let (known, unknown, rotating) = (quickest("crm"), quickest("nobody"), quickest("two"));
+    for other in [unknown, rotating] {
+        assert!((0.5..2.0).contains(&(other / known)), "known {known}, unknown {unknown}, rotating {rotating}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_signature_says_what_kind_of_fault_it_is() {
+    let now = noon().timestamp();
+    for (reason, request) in [
+        ("form", Request { nonce: "short", ..request() }),
+        ("form", Request { at: now * 1000, ..request() }),
+        ("timestamp", Request { at: now - 400, ..request() }),
+        ("signature", Request { key: "nobody", ..request() }),
+        ("signature", Request { secret: "another-secret", ..request() }),
+    ] {
+        let at = request.at.to_string();
+        let signature = sign(request.secret.as_bytes(), &at, request.nonce, "POST", request.signed_path, b"{}");
+        let pairs = [
+            ("x-jinlu-key", request.key),
+            ("x-jinlu-timestamp", &at),
+            ("x-jinlu-nonce", request.nonce),
+            ("x-jinlu-signature", &signature),
+        ];
+        let answer = call(&app(), &whoami(POINTS), http("/whoami"), &pairs, "{}").await;
+        assert_eq!(body(&answer)["details"]["reason"], reason);
+        assert_eq!(body(&answer)["details"].get("serverTime").is_some(), reason == "timestamp");
+        assert_eq!(body(&answer)["retryable"], false);
+    }
+}
+
 fn signed_event(payload: &str, path: &str) -> Value {
     let at = noon().timestamp();
     let nonce = "0123456789abcdef";
@@ -377,6 +526,16 @@ async fn events_are_signed_inside() {
             assert_eq!(send(event.clone(), accepts).await, "SIGNATURE_INVALID", "{field}");
         }
     }
+    // A signed event inside a signed event: nobody could say whose it is.
+    let inner = signed_event("{}", "/whoami").to_string();
+    assert_eq!(send(signed_event(&inner, "/whoami"), POINTS).await, "SIGNATURE_INVALID", "nested");
+    assert_eq!(send(signed_event(r#"{"key":"a","payload":"{}"}"#, "/whoami"), POINTS).await, "SIGNATURE_INVALID");
+    // What is signed is the text: another way to write the same value is another text.
+    let mut spaced = signed_event(r#"{"a":1}"#, "/whoami");
+    assert_eq!(send(spaced.clone(), POINTS).await, REACHED_THE_STORE);
+    spaced["payload"] = json!(r#"{"a": 1}"#);
+    assert_eq!(send(spaced, POINTS).await, "SIGNATURE_INVALID");
+    assert_eq!(send(signed_event("", "/whoami"), POINTS).await, REACHED_THE_STORE, "an empty payload is a text too");
     assert_eq!(send(json!({ "points": 1 }), POINTS).await, "UNAUTHENTICATED");
     assert_eq!(send(json!({ "action": "list" }), &[Accept::Anonymous]).await, "(none)");
 }
