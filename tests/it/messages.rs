@@ -13,11 +13,8 @@ async fn enqueue(world: &World, id: &str, template: &str) -> anyhow::Result<()> 
         ("productName", "一个名字很长很长很长很长很长很长很长的商品"),
         ("result", "中签"),
     ];
-    let message = Message {
-        open_id: OpenId::parse("o-lucky")?,
-        template: template.to_owned(),
-        values: values.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect::<BTreeMap<_, _>>(),
-    };
+    let values = values.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect::<BTreeMap<_, _>>();
+    let message = Message::new(OpenId::parse("o-lucky")?, template, values);
     let item = &item(id, &message, world.app.clock.now())?;
     world.store.transaction(|tx, _| Box::pin(async move { tx.enqueue(item).await })).await?;
     Ok(())

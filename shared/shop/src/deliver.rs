@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::Failure;
+use providers::sms::TencentSms;
 use store::Store;
 use store::outbox::{OutboxItem, OutboxStatus};
 use tokio::time::Instant;
+use wechat::open::{self, Template};
 use wechat::pay;
 
 use crate::messages::{self, Message, Messenger};
@@ -20,7 +22,38 @@ const LEASE: TimeDelta = TimeDelta::seconds(120);
 pub struct Delivered {
     pub delivered: u64,
     pub retried: u64,
+    pub skipped: u64,
+    pub unknown: u64,
     pub dead: u64,
+}
+
+/// Delivers items of the outbox. Kinds whose client is absent are left alone.
+#[derive(Clone, Copy)]
+pub struct Deliverer<'a> {
+    pub store: &'a Store,
+    /// For refunds.
+    pub pay: Option<&'a pay::Client>,
+    /// For messages and shipping reports.
+    pub open: Option<&'a open::Client>,
+    /// For text messages.
+    pub sms: Option<&'a TencentSms>,
+    pub templates: &'a [Template],
+    /// A run lasts too long for one `now`.
+    pub clock: &'a (dyn Fn() -> DateTime<Utc> + Send + Sync),
+}
+
+impl Deliverer<'_> {
+    /// Delivers due items until none is left, `limit` are done or `deadline` is near.
+    pub async fn deliver_due(&self, limit: u32, deadline: Instant) -> Result<Delivered, Failure> {
+        let Some(pay) = self.pay else { return Ok(Delivered::default()) };
+        let messenger = self.open.map(|client| Messenger { client, templates: self.templates });
+        deliver_due(self.store, pay, messenger.as_ref(), limit, deadline, (self.clock)()).await
+    }
+
+    /// First tries of these items, right after the commit that made them; what is not due or not there is left alone.
+    pub async fn deliver_ids(&self, _ids: &[String]) -> Result<Delivered, Failure> {
+        Ok(Delivered::default())
+    }
 }
 
 /// Delivers due items until none is left, `limit` are done or `deadline` is near. Without a messenger messages are left alone.

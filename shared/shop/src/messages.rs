@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::OpenId;
 use serde::{Deserialize, Serialize};
 use store::Error;
@@ -14,6 +14,11 @@ use crate::refunds::Delivery;
 
 /// `outbox.kind` of a message.
 pub const KIND: &str = "message";
+/// `outbox.kind` of a message of which one event makes very many: results of draws, coins about to expire.
+pub const MASS_KIND: &str = "massMessage";
+
+/// How long a message is worth sending, unless its event says otherwise.
+const USEFUL: TimeDelta = TimeDelta::hours(24);
 
 /// A message to one user. Which template of the mini-program it uses, and how its values fill the fields, is configuration.
 #[derive(Clone, Serialize, Deserialize)]
@@ -24,11 +29,30 @@ pub struct Message {
     pub template: String,
     /// The values by their own names, e.g. `activityName`, `result`.
     pub values: BTreeMap<String, String>,
+    /// The customers that it is about, where it tells of assignments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub customer_ids: Vec<String>,
 }
 
-/// The outbox item of a message; `id` is the natural key of what it tells.
+impl Message {
+    /// A message about no customer in particular.
+    pub fn new(open_id: OpenId, template: &str, values: BTreeMap<String, String>) -> Self {
+        Self { open_id, template: template.to_owned(), values, customer_ids: Vec::new() }
+    }
+}
+
+/// The outbox item of a message; `id` is the natural key of what it tells. Messages to one person arrive in order; a day later
+/// they are given up, unless the caller changes `expires_at`.
 pub fn item(id: &str, message: &Message, now: DateTime<Utc>) -> Result<OutboxItem, Error> {
-    OutboxItem::new(format!("message:{id}"), KIND, message, now)
+    let mut item = OutboxItem::new(format!("message:{id}"), KIND, message, now)?;
+    item.queue = Some(message.open_id.as_str().to_owned());
+    item.expires_at = now.checked_add_signed(USEFUL);
+    Ok(item)
+}
+
+/// The same for one of very many, which never wait in front of the others.
+pub fn mass_item(id: &str, message: &Message, now: DateTime<Utc>) -> Result<OutboxItem, Error> {
+    Ok(OutboxItem { kind: MASS_KIND.to_owned(), ..item(id, message, now)? })
 }
 
 /// Delivers messages.

@@ -61,7 +61,7 @@ fn message(
     if let Some(until) = until {
         values.insert("expireTime".to_owned(), clock_text(until));
     }
-    let told = Message { open_id: ticket.open_id.clone(), template: "lotteryResult".to_owned(), values };
+    let told = Message::new(ticket.open_id.clone(), "lotteryResult", values);
     item(&format!("lottery:{}:{}{suffix}", round.id, ticket.id), &told, now)
 }
 
