@@ -77,6 +77,7 @@ pub(crate) fn decide(
         expire_time: now + TimeDelta::minutes(rules.order_expire_minutes),
         paid_at: paid.then_some(now),
         transaction_id: None,
+        shipping: None,
         closed_at: None,
         close_reason: None,
         points_earned: Points::ZERO,

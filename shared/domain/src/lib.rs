@@ -24,5 +24,5 @@ pub use day::BusinessDay;
 pub use failure::{BoxError, Failure, Refusal};
 pub use ids::{CustomerId, OpenId, OrderId, ProductId, SkuId, UserId};
 pub use money::{Fen, Points, Yuan};
-pub use order::{OrderStatus, OrderType, PaymentMethod};
-pub use rules::ShopRules;
+pub use order::{Logistics, OrderStatus, OrderType, PaymentMethod};
+pub use rules::{Consent, Event, ShopRules, Tells};

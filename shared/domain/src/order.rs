@@ -90,6 +90,23 @@ pub enum PaymentMethod {
     Points,
 }
 
+/// `orders.shipping.logistics`: how goods reach the buyer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Logistics {
+    /// A parcel of a courier, with a tracking number.
+    #[serde(rename = "express")]
+    Express,
+    /// Brought by somebody of the same city.
+    #[serde(rename = "city")]
+    City,
+    /// Nothing is carried.
+    #[serde(rename = "virtual")]
+    Virtual,
+    /// The buyer fetches it.
+    #[serde(rename = "pickup")]
+    Pickup,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +118,13 @@ mod tests {
         for status in OrderStatus::ALL {
             assert_eq!(serde_json::to_string(&status).unwrap(), format!("\"{}\"", status.as_str()));
         }
+    }
+
+    #[test]
+    fn the_ways_of_shipping_are_a_contract() {
+        let all = [Logistics::Express, Logistics::City, Logistics::Virtual, Logistics::Pickup];
+        let texts = all.map(|l| serde_json::to_string(&l).unwrap());
+        assert_eq!(texts, ["\"express\"", "\"city\"", "\"virtual\"", "\"pickup\""]);
     }
 
     #[test]

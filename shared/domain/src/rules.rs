@@ -1,7 +1,9 @@
 //! The numbers a shop may set for itself.
 
+use std::collections::BTreeMap;
+
 /// Rules that come from configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShopRules {
     /// Fen of net paid spend that earn one point.
     pub points_earn_fen: i64,
@@ -9,10 +11,70 @@ pub struct ShopRules {
     pub point_value_fen: i64,
     /// Minutes until an unpaid order closes.
     pub order_expire_minutes: i64,
+    /// Which events people are told by message.
+    pub tells: Tells,
+    /// Whether shipments of what was paid through WeChat are reported to it.
+    pub shipping_reports: bool,
 }
 
 impl Default for ShopRules {
     fn default() -> Self {
-        Self { points_earn_fen: 10_000, point_value_fen: 100, order_expire_minutes: 30 }
+        Self {
+            points_earn_fen: 10_000,
+            point_value_fen: 100,
+            order_expire_minutes: 30,
+            tells: Tells::default(),
+            shipping_reports: true,
+        }
+    }
+}
+
+/// What a user can be told by message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Event {
+    OrderPaid,
+    OrderShipped,
+    OrderRefunded,
+    LotteryResult,
+    CoinExpiring,
+}
+
+impl Event {
+    pub const ALL: [Self; 5] =
+        [Self::OrderPaid, Self::OrderShipped, Self::OrderRefunded, Self::LotteryResult, Self::CoinExpiring];
+
+    /// The name of its template in the configuration and in the outbox.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OrderPaid => "orderPaid",
+            Self::OrderShipped => "orderShipped",
+            Self::OrderRefunded => "orderRefunded",
+            Self::LotteryResult => "lotteryResult",
+            Self::CoinExpiring => "coinExpiring",
+        }
+    }
+}
+
+/// How users agree to the messages about an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// Once for all messages of a long-term template.
+    LongTerm,
+    /// For each message of this template.
+    EachTime { template_id: String },
+}
+
+/// The events that the shop tells: those that have a template.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tells(BTreeMap<Event, Consent>);
+
+impl Tells {
+    pub fn new(events: impl IntoIterator<Item = (Event, Consent)>) -> Self {
+        Self(events.into_iter().collect())
+    }
+
+    /// Whether this event is told, and how users agree to it.
+    pub fn of(&self, event: Event) -> Option<&Consent> {
+        self.0.get(&event)
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use domain::ShopRules;
+use domain::{Consent, Event, ShopRules, Tells};
 use domain::vault::KEY_BYTES;
 use providers::drand::Chain;
 use serde::Deserialize;
@@ -301,6 +301,7 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
         "INDEX_KEYS",
         r#"JSON list [{"id":"i1","key":"base64 of 32 bytes"}]; identity numbers are found by them"#,
     ),
+    (None, "WECHAT_SHIPPING_REPORT", "off = do not report shipments to WeChat; default on"),
     (None, "POINTS_EARN_FEN", "net fen that earn one point, default 10000"),
     (None, "POINT_VALUE_FEN", "fen one point is worth at checkout, default 100"),
     (None, "ORDER_EXPIRE_MINUTES", "minutes until an unpaid order closes, default 30"),
@@ -332,6 +333,18 @@ impl Config {
 #[expect(clippy::disallowed_methods, reason = "this is edge's configuration, the one place that reads the environment")]
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// The events that these templates tell.
+pub(crate) fn tells(templates: &[Template]) -> Tells {
+    Tells::new(Event::ALL.into_iter().filter_map(|event| {
+        let template = templates.iter().find(|template| template.name == event.as_str())?;
+        let consent = match template.long_term {
+            true => Consent::LongTerm,
+            false => Consent::EachTime { template_id: template.template_id.clone() },
+        };
+        Some((event, consent))
+    }))
 }
 
 /// Which host the environment asks for.
@@ -392,6 +405,9 @@ impl Reader<'_> {
                 points_earn_fen: self.number("POINTS_EARN_FEN", 1, 100_000_000, rules.points_earn_fen),
                 point_value_fen: self.number("POINT_VALUE_FEN", 1, 1_000_000, rules.point_value_fen),
                 order_expire_minutes: self.number("ORDER_EXPIRE_MINUTES", 1, 43_200, rules.order_expire_minutes),
+                // From the templates, when the process is put together.
+                tells: rules.tells,
+                shipping_reports: self.on_unless_off("WECHAT_SHIPPING_REPORT"),
             },
             max_concurrent: self.number("MAX_CONCURRENCY", 1, 10_000, defaults.max_concurrent),
             log_level: self.log_level(defaults.log_level),
@@ -673,6 +689,17 @@ impl Reader<'_> {
             Some(_) => {
                 self.problem(name, "must be 1 or 0");
                 false
+            }
+        }
+    }
+
+    fn on_unless_off(&mut self, name: &str) -> bool {
+        match self.get(name).as_deref() {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(_) => {
+                self.problem(name, "must be on or off");
+                true
             }
         }
     }

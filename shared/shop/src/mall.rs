@@ -151,6 +151,7 @@ fn decide(
         expire_time: now,
         paid_at: Some(now),
         transaction_id: None,
+        shipping: None,
         closed_at: None,
         close_reason: None,
         points_earned: Points::ZERO,

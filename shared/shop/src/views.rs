@@ -1,9 +1,9 @@
 //! How documents look on the wire: yuan, ISO times, no openid of others, no internal fields.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use domain::{OrderStatus, OrderType, PaymentMethod, Yuan};
+use domain::{Logistics, OrderStatus, OrderType, PaymentMethod, Yuan};
 use serde::Serialize;
-use store::orders::{Address, Order, OrderItem};
+use store::orders::{Address, Order, OrderItem, Shipping};
 use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException, PaymentStatus};
 
 /// ISO 8601 with milliseconds and `Z`.
@@ -52,6 +52,29 @@ impl From<&OrderItem> for ItemView {
     }
 }
 
+/// How an order was shipped.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShippingView {
+    pub logistics: Logistics,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub express_company: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracking_no: Option<String>,
+    pub shipped_at: String,
+}
+
+impl From<&Shipping> for ShippingView {
+    fn from(shipping: &Shipping) -> Self {
+        Self {
+            logistics: shipping.logistics,
+            express_company: shipping.express_company.clone(),
+            tracking_no: shipping.tracking_no.clone(),
+            shipped_at: iso(shipping.shipped_at),
+        }
+    }
+}
+
 /// An order. Amounts in yuan.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,6 +107,8 @@ pub struct OrderView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transaction_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub shipping: Option<ShippingView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close_reason: Option<String>,
@@ -114,6 +139,7 @@ impl From<&Order> for OrderView {
             expire_time: iso(order.expire_time),
             paid_at: order.paid_at.map(iso),
             transaction_id: order.transaction_id.clone(),
+            shipping: order.shipping.as_ref().map(ShippingView::from),
             closed_at: order.closed_at.map(iso),
             close_reason: order.close_reason.clone(),
         }

@@ -3,7 +3,7 @@
 use bson::doc;
 use chrono::{DateTime, Utc};
 use domain::{
-    CustomerId, Fen, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId, UserId,
+    CustomerId, Fen, Logistics, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId, UserId,
 };
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,33 @@ pub struct OrderItem {
     pub grants_coin: bool,
 }
 
+/// How an order was shipped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shipping {
+    pub logistics: Logistics,
+    /// The courier by WeChat's id, e.g. `SF`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub express_company: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking_no: Option<String>,
+    #[serde(with = "date")]
+    pub shipped_at: DateTime<Utc>,
+    /// Who said so: `staff:…` or `service:…`.
+    pub by: String,
+    /// A report to WeChat was put into the outbox with it.
+    #[serde(default)]
+    pub reported: bool,
+}
+
+impl Shipping {
+    /// Whether the parcel is the same, whoever shipped it and when.
+    pub fn same_parcel(&self, other: &Self) -> bool {
+        let parcel = |s: &Self| (s.logistics, s.express_company.clone(), s.tracking_no.clone());
+        parcel(self) == parcel(other)
+    }
+}
+
 /// An order. Amounts in fen; `total = discount + prepaid goods + prepaid + balance + payment`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -106,6 +133,8 @@ pub struct Order {
     pub paid_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transaction_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shipping: Option<Shipping>,
     #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,6 +262,18 @@ impl Tx {
             "orders",
             doc! { "_id": id.as_str(), "status": OrderStatus::PendingPayment.as_str() },
             doc! { "$set": set },
+        )
+        .await
+    }
+
+    /// `paid → shipped`; false if the order is in any other state.
+    pub async fn mark_order_shipped(&mut self, id: &OrderId, shipping: &Shipping) -> Result<bool, Error> {
+        self.update(
+            "orders",
+            doc! { "_id": id.as_str(), "status": OrderStatus::Paid.as_str() },
+            doc! { "$set": {
+                "status": OrderStatus::Shipped.as_str(), "shipping": bson::serialize_to_bson(shipping)?,
+            } },
         )
         .await
     }
