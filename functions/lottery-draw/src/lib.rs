@@ -61,8 +61,8 @@ struct Output {
 }
 
 async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
-    let (store, keys, drand) = (ctx.store(), ctx.field_keys()?, ctx.drand()?);
-    let drawer = Drawer { store, keys, drand, now: ctx.now, deadline: ctx.deadline };
+    let (store, keys, drand, tells) = (ctx.store(), ctx.field_keys()?, ctx.drand()?, &ctx.rules().tells);
+    let drawer = Drawer { store, keys, drand, tells, now: ctx.now, deadline: ctx.deadline };
     let mut output = Output::default();
     let rounds = match input.round_id {
         Some(id) => {
@@ -103,7 +103,7 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
             break;
         }
         let before = failed.len();
-        let ended = end_expired(store, &mut failed, ctx.now).await?;
+        let ended = end_expired(store, &mut failed, tells, ctx.now).await?;
         if ended.expired == 0 && failed.len() == before {
             break;
         }

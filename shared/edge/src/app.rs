@@ -53,7 +53,7 @@ impl App {
     /// Make the clients. Connections are opened when they are first used.
     pub fn new(mut config: Config, clock: Clock) -> Result<Arc<Self>, AppError> {
         crate::install_tls_provider();
-        config.rules.tells = crate::config::tells(&config.templates);
+        config.rules.tells = wechat::subscribe::tells(&config.templates);
         let store = match &config.store {
             Some(given) => store::StoreConfig::new(given.uri.expose(), given.database.as_str()),
             // Not an address, so that a function that forgot to declare its need fails at once and nowhere near a database.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use domain::{Consent, Event, ShopRules, Tells};
+use domain::ShopRules;
 use domain::vault::KEY_BYTES;
 use providers::drand::Chain;
 use serde::Deserialize;
@@ -333,18 +333,6 @@ impl Config {
 #[expect(clippy::disallowed_methods, reason = "this is edge's configuration, the one place that reads the environment")]
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
-}
-
-/// The events that these templates tell.
-pub(crate) fn tells(templates: &[Template]) -> Tells {
-    Tells::new(Event::ALL.into_iter().filter_map(|event| {
-        let template = templates.iter().find(|template| template.name == event.as_str())?;
-        let consent = match template.long_term {
-            true => Consent::LongTerm,
-            false => Consent::EachTime { template_id: template.template_id.clone() },
-        };
-        Some((event, consent))
-    }))
 }
 
 /// Which host the environment asks for.

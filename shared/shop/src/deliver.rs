@@ -10,6 +10,7 @@ use store::outbox::{OutboxItem, OutboxStatus};
 use tokio::time::Instant;
 use wechat::open::{self, Template};
 use wechat::pay;
+use wechat::subscribe::tells;
 
 use crate::messages::{self, Message, Messenger};
 use crate::refunds::{self, Delivery, RefundOrder};
@@ -121,7 +122,8 @@ async fn deliver_one(
     match item.kind.as_str() {
         refunds::KIND => {
             let order: RefundOrder = serde_json::from_str(&item.payload).map_err(|e| Failure::Internal(e.into()))?;
-            refunds::deliver(store, client, &order, item.attempts == 1, now).await
+            let tells = messenger.map(|m| tells(m.templates)).unwrap_or_default();
+            refunds::deliver(store, client, &order, item.attempts == 1, &tells, now).await
         }
         messages::KIND => {
             let message: Message = serde_json::from_str(&item.payload).map_err(|e| Failure::Internal(e.into()))?;

@@ -4,11 +4,13 @@
 //! doubt the refund is queried before it is asked for again (pay.weixin.qq.com/doc/v3/merchant/4013071036).
 
 use chrono::{DateTime, Utc};
-use domain::Failure;
+use domain::{Failure, Tells};
 use serde::{Deserialize, Serialize};
 use store::Store;
 use store::payments::ExceptionStatus;
 use wechat::pay::{self, Refund, RefundRequest, RefundStatus};
+
+use crate::events::{self, Refunded};
 
 /// `outbox.kind`
 pub const KIND: &str = "refund";
@@ -50,11 +52,12 @@ pub async fn deliver(
     client: &pay::Client,
     order: &RefundOrder,
     first_try: bool,
+    tells: &Tells,
     now: DateTime<Utc>,
 ) -> Result<Delivery, Failure> {
     if !first_try {
         match client.query_refund(&order.out_refund_no).await {
-            Ok(Some(refund)) => return conclude(store, &refund, now).await,
+            Ok(Some(refund)) => return conclude(store, &refund, tells, now).await,
             Ok(None) => {}
             Err(error) => return Ok(Delivery::Later(format!("refund query: {error}"))),
         }
@@ -74,19 +77,24 @@ pub async fn deliver(
         notify_url: client.notify_url(),
     };
     match client.refund(&request).await {
-        Ok(refund) => conclude(store, &refund, now).await,
+        Ok(refund) => conclude(store, &refund, tells, now).await,
         Err(error) if error.outcome_unknown() || error.is_retryable() || error.code() == Some("NOT_ENOUGH") => {
             Ok(Delivery::Later(format!("refund: {error}")))
         }
         Err(error) => {
-            record(store, &order.out_refund_no, ExceptionStatus::RefundFailed, now).await?;
+            record(store, &order.out_refund_no, ExceptionStatus::RefundFailed, tells, now).await?;
             Ok(Delivery::Dead(format!("refund: {error}")))
         }
     }
 }
 
-async fn conclude(store: &Store, refund: &Refund, now: DateTime<Utc>) -> Result<Delivery, Failure> {
-    record_status(store, &refund.out_refund_no, &refund.status, now).await?;
+async fn conclude(
+    store: &Store,
+    refund: &Refund,
+    tells: &Tells,
+    now: DateTime<Utc>,
+) -> Result<Delivery, Failure> {
+    record_status(store, &refund.out_refund_no, &refund.status, tells, now).await?;
     Ok(match &refund.status {
         RefundStatus::Success => Delivery::Done,
         RefundStatus::Processing | RefundStatus::Unknown(_) => Delivery::Later("WeChat is refunding".to_owned()),
@@ -96,18 +104,19 @@ async fn conclude(store: &Store, refund: &Refund, now: DateTime<Utc>) -> Result<
     })
 }
 
-/// Records what WeChat says of a refund of ours, from a notice or a query. Unknown numbers change nothing; returns whether the
-/// number is known.
+/// Records what WeChat says of a refund of ours, from a notice or a query, and tells the payer once the money is back. Unknown
+/// numbers change nothing; returns whether the number is known.
 pub async fn record_status(
     store: &Store,
     out_refund_no: &str,
     status: &RefundStatus,
+    tells: &Tells,
     now: DateTime<Utc>,
 ) -> Result<bool, Failure> {
     match status {
-        RefundStatus::Success => record(store, out_refund_no, ExceptionStatus::Refunded, now).await,
+        RefundStatus::Success => record(store, out_refund_no, ExceptionStatus::Refunded, tells, now).await,
         RefundStatus::Closed | RefundStatus::Abnormal => {
-            record(store, out_refund_no, ExceptionStatus::RefundFailed, now).await
+            record(store, out_refund_no, ExceptionStatus::RefundFailed, tells, now).await
         }
         RefundStatus::Processing | RefundStatus::Unknown(_) => {
             Ok(store.exception_by_refund(out_refund_no).await?.is_some())
@@ -119,6 +128,7 @@ async fn record(
     store: &Store,
     out_refund_no: &str,
     status: ExceptionStatus,
+    tells: &Tells,
     now: DateTime<Utc>,
 ) -> Result<bool, Failure> {
     let Some(exception) = store.exception_by_refund(out_refund_no).await? else { return Ok(false) };
@@ -132,7 +142,10 @@ async fn record(
                 let key = exception_key(&exception.transaction_id);
                 let entry = tx.entry(&key).await?.ok_or_else(|| store::Error::Invariant(format!("no entry {key}")))?;
                 tx.post(&entry.reversal(format!("refund:{out_refund_no}:success"), now)).await?;
-                Ok(())
+                let Some(order) = &exception.order_id else { return Ok(()) };
+                let reason = events::refund_reason(exception.kind);
+                let refunded = Refunded { out_refund_no, amount: exception.amount, reason };
+                events::order_refunded(tx, order, &refunded, tells, now).await
             })
         })
         .await?;

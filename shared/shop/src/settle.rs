@@ -13,7 +13,7 @@ use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException,
 use store::{Error, Store, Tx, crashpoint, stock};
 use wechat::pay::Transaction;
 
-use crate::coins;
+use crate::{coins, events};
 use crate::prepaid::{self, Tender};
 use crate::refunds::{self, RefundOrder};
 
@@ -231,6 +231,7 @@ pub async fn book_effects(tx: &mut Tx, order: &Order, rules: &ShopRules, now: Da
     entry.postings.extend(coins::grant_for_order(tx, order, &entry.id, now).await?);
     let after = tx.post(&entry).await?;
     log_points(tx, order, &entry, "earn", "购物返积分", &after, now).await?;
+    events::order_paid(tx, order, rules, now).await?;
     tx.insert_stock_records(&stock_records(order, "out", &entry.id, now)).await?;
     Ok(Earned { points: earned.points, coins: coins::earned_by(order) })
 }

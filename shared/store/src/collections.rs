@@ -23,6 +23,7 @@ definitions![
     "activityCoinLots",
     "activityCoinRecords",
     "assignments",
+    "cursors",
     "customerAddresses",
     "customerMergeHistory",
     "customers",

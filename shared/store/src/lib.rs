@@ -25,6 +25,7 @@ pub mod payments;
 pub mod prepaid;
 pub mod products;
 pub mod qualifications;
+pub mod reminders;
 pub mod requests;
 pub mod rotation;
 pub mod seals;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, Timelike};
+use domain::{Consent, Event, Tells};
 use serde::Deserialize;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -56,6 +57,18 @@ pub enum OnUnknown {
     Stop,
     /// One more try: this message is better seen twice than never.
     Resend,
+}
+
+/// The events of the shop that these templates tell, and how users agree to them.
+pub fn tells(templates: &[Template]) -> Tells {
+    Tells::new(Event::ALL.into_iter().filter_map(|event| {
+        let template = templates.iter().find(|template| template.name == event.as_str())?;
+        let consent = match template.long_term {
+            true => Consent::LongTerm,
+            false => Consent::EachTime { template_id: template.template_id.clone() },
+        };
+        Some((event, consent))
+    }))
 }
 
 /// What is wrong with these templates, each problem naming its template and field; `known` are the names a template may have.
@@ -218,7 +231,7 @@ fn joins(c: char) -> bool {
 }
 
 /// The first graphemes of at most `max` UTF-16 units; one that is longer by itself is left out.
-fn cut(text: &str, max: usize) -> String {
+pub fn cut(text: &str, max: usize) -> String {
     let mut room = max;
     let mut end = String::new();
     for grapheme in text.graphemes(true) {

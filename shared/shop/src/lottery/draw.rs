@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::Failure;
 use domain::draw::{BeaconSource, TicketId, TicketsHasher, draw_key, rank, winners_count};
 use domain::vault::FieldKeys;
+use domain::{Failure, Tells};
 use providers::drand;
 use store::lottery::{CHUNK, Drawn, ListKind, Round, RoundStatus};
 use store::{Store, crashpoint};
@@ -28,6 +28,8 @@ pub struct Drawer<'a> {
     pub store: &'a Store,
     pub keys: &'a FieldKeys,
     pub drand: &'a drand::Client,
+    /// Whether people are told how it ended.
+    pub tells: &'a Tells,
     pub now: DateTime<Utc>,
     /// When the call is given up.
     pub deadline: Instant,
@@ -218,7 +220,7 @@ impl Drawer<'_> {
             if !self.has_time() {
                 return Ok(Step::Stop(Some("OUT_OF_TIME")));
             }
-            match rights::grant(self.store, round, &ranking, next, self.now).await? {
+            match rights::grant(self.store, round, &ranking, next, self.tells, self.now).await? {
                 Some(reached) if reached > next => next = reached,
                 Some(_) => {
                     short = true;
@@ -252,7 +254,7 @@ impl Drawer<'_> {
             if !self.has_time() {
                 return Ok(false);
             }
-            match rights::tell(self.store, round, list, told, result, self.now).await? {
+            match rights::tell(self.store, round, list, told, result, self.tells, self.now).await? {
                 Some(reached) => told = reached,
                 // Another run was faster: go on where it is.
                 None => match self.store.round(&round.id).await? {

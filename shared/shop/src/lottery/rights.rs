@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::day::clock_text;
 use domain::draw::{TicketId, Unused};
+use domain::{Event, Tells};
 use store::coins::CoinSource;
 use store::lottery::{ListKind, Round, Ticket};
-use store::outbox::OutboxItem;
 use store::qualifications::{Qualification, QualificationStatus, Via};
 use store::{Error, Store, Tx, crashpoint};
 
 use crate::coins::{self, NewLot};
-use crate::messages::{Message, item};
+use crate::events::reachable;
+use crate::messages::{Message, item, mass_item};
 
 /// Rights per transaction.
 const GRANT: usize = 100;
@@ -45,14 +46,7 @@ fn in_order(ids: &[TicketId], tickets: Vec<Ticket>) -> Result<Vec<Ticket>, Error
     ids.iter().map(take).collect()
 }
 
-fn message(
-    round: &Round,
-    ticket: &Ticket,
-    suffix: &str,
-    result: &str,
-    until: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
-) -> Result<OutboxItem, Error> {
+fn message(round: &Round, ticket: &Ticket, result: &str, until: Option<DateTime<Utc>>) -> Message {
     let mut values = BTreeMap::from([
         ("activityName".to_owned(), round.activity_name.clone()),
         ("productName".to_owned(), round.product_name.clone()),
@@ -61,8 +55,12 @@ fn message(
     if let Some(until) = until {
         values.insert("expireTime".to_owned(), clock_text(until));
     }
-    let told = Message::new(ticket.open_id.clone(), "lotteryResult", values);
-    item(&format!("lottery:{}:{}{suffix}", round.id, ticket.id), &told, now)
+    Message::new(ticket.open_id.clone(), Event::LotteryResult.as_str(), values)
+}
+
+/// What is told about a ticket, as a natural key.
+fn told_key(round: &Round, ticket: &Ticket) -> String {
+    format!("lottery:{}:{}", round.id, ticket.id)
 }
 
 fn right(round: &Round, ticket: &Ticket, rank: i64, via: Via, now: DateTime<Utc>) -> Qualification {
@@ -93,12 +91,14 @@ async fn give(
     tickets: &[Ticket],
     from: i64,
     via: Via,
+    tells: &Tells,
     now: DateTime<Utc>,
 ) -> Result<Vec<Qualification>, Error> {
     let (suffix, result) = match via {
         Via::Draw => ("", "中签"),
         Via::WaitingList => (":promoted", "候补中签"),
     };
+    let told = tells.of(Event::LotteryResult).is_some();
     let mut rights = Vec::with_capacity(tickets.len());
     let mut messages = Vec::with_capacity(tickets.len());
     for (ticket, rank) in tickets.iter().zip(from..) {
@@ -112,7 +112,12 @@ async fn give(
             source_id: &right.id,
         };
         coins::grant(tx, lot, now).await?;
-        messages.push(message(round, ticket, suffix, result, Some(right.expire_time), now)?);
+        if told {
+            let message = message(round, ticket, result, Some(right.expire_time));
+            let mut item = item(&format!("{}{suffix}", told_key(round, ticket)), &message, now)?;
+            item.expires_at = Some(right.expire_time);
+            messages.push(item);
+        }
         rights.push(right);
     }
     tx.insert_rights(&rights).await?;
@@ -127,6 +132,7 @@ pub async fn grant(
     round: &Round,
     ranking: &[TicketId],
     from: i64,
+    tells: &Tells,
     now: DateTime<Utc>,
 ) -> Result<Option<i64>, Error> {
     let ids = span(ranking, from, round.winners(), GRANT);
@@ -151,7 +157,7 @@ pub async fn grant(
                 if !tx.move_shelf(&round.product_id, sku, taken).await? {
                     return Err(Error::Invariant(format!("the shelf of {} changed", round.product_id)));
                 }
-                let rights = give(tx, round, winners, from, Via::Draw, now).await?;
+                let rights = give(tx, round, winners, from, Via::Draw, tells, now).await?;
                 let entries: Vec<_> = rights.iter().map(Qualification::grant_entry).collect();
                 tx.post_stock(&entries).await?;
                 crashpoint("lottery.grant.inside").await;
@@ -163,20 +169,29 @@ pub async fn grant(
     Ok(reached)
 }
 
-/// Tells the next of a list that they did not win; returns how far that is, and none when another run told them.
+/// Tells the next of a list that they did not win; returns how far that is, and none when another run told them. Whom no message
+/// can reach is passed over: a million losers who never agreed to one must not make a million documents.
 pub async fn tell(
     store: &Store,
     round: &Round,
     list: &[TicketId],
     from: i64,
     result: &str,
+    tells: &Tells,
     now: DateTime<Utc>,
 ) -> Result<Option<i64>, Error> {
-    let ids = span(list, from, round.tickets(), TELL);
-    let tickets = in_order(ids, store.tickets_by_id(ids).await?)?;
-    let reached = after(from, tickets.len());
-    let messages: Vec<OutboxItem> =
-        tickets.iter().map(|t| message(round, t, "", result, None, now)).collect::<Result<_, _>>()?;
+    let mut messages = Vec::new();
+    let mut reached = round.tickets();
+    if tells.of(Event::LotteryResult).is_some() {
+        let ids = span(list, from, reached, TELL);
+        let tickets = in_order(ids, store.tickets_by_id(ids).await?)?;
+        reached = after(from, tickets.len());
+        let people = tickets.iter().map(|t| &t.open_id);
+        let reachable = reachable(store, tells, Event::LotteryResult, people).await?;
+        for ticket in tickets.iter().filter(|t| reachable.includes(&t.open_id)) {
+            messages.push(mass_item(&told_key(round, ticket), &message(round, ticket, result, None), now)?);
+        }
+    }
     let moved = store
         .transaction(|tx, _| {
             let messages = &messages;
@@ -208,7 +223,12 @@ pub struct Ended {
 ///
 /// A round whose rights cannot be ended (its product is gone, say) must not keep the others waiting: it is added to `failed`,
 /// whose rounds are left alone.
-pub async fn end_expired(store: &Store, failed: &mut Vec<String>, now: DateTime<Utc>) -> Result<Ended, Error> {
+pub async fn end_expired(
+    store: &Store,
+    failed: &mut Vec<String>,
+    tells: &Tells,
+    now: DateTime<Utc>,
+) -> Result<Ended, Error> {
     let limit = i64::try_from(GRANT).unwrap_or(100);
     let mut by_round: BTreeMap<String, Vec<Qualification>> = BTreeMap::new();
     for right in store.expired_rights(failed, now, limit).await? {
@@ -216,7 +236,7 @@ pub async fn end_expired(store: &Store, failed: &mut Vec<String>, now: DateTime<
     }
     let mut sum = Ended::default();
     for (id, rights) in by_round {
-        let ended = match end_of_round(store, &id, &rights, now).await {
+        let ended = match end_of_round(store, &id, &rights, tells, now).await {
             Ok(ended) => ended,
             Err(error) if error.is_unavailable() => return Err(error),
             Err(error) => {
@@ -246,7 +266,13 @@ fn passes(round: &Round, now: DateTime<Utc>) -> bool {
     may_pass(round, now) && round.next_rank == round.winners()
 }
 
-async fn end_of_round(store: &Store, id: &str, rights: &[Qualification], now: DateTime<Utc>) -> Result<Ended, Error> {
+async fn end_of_round(
+    store: &Store,
+    id: &str,
+    rights: &[Qualification],
+    tells: &Tells,
+    now: DateTime<Utc>,
+) -> Result<Ended, Error> {
     let missing = || Error::Invariant(format!("rights of a round {id} that is not there"));
     loop {
         let round = store.round(id).await?.ok_or_else(missing)?;
@@ -258,7 +284,7 @@ async fn end_of_round(store: &Store, id: &str, rights: &[Qualification], now: Da
             }
             _ => Vec::new(),
         };
-        if let Some(ended) = end_with(store, &round, rights, &next, now).await? {
+        if let Some(ended) = end_with(store, &round, rights, &next, tells, now).await? {
             return Ok(ended);
         }
     }
@@ -270,6 +296,7 @@ async fn end_with(
     read: &Round,
     rights: &[Qualification],
     next: &[TicketId],
+    tells: &Tells,
     now: DateTime<Utc>,
 ) -> Result<Option<Ended>, Error> {
     let (id, from) = (&read.id, read.next_waiting);
@@ -290,7 +317,7 @@ async fn end_with(
                     if !tx.move_cursor(id, "nextWaiting", from, after(from, next.len())).await? {
                         return Err(Error::Invariant(format!("the waiting list of {id} moved within a snapshot")));
                     }
-                    give(tx, &round, &next, from, Via::WaitingList, now).await?;
+                    give(tx, &round, &next, from, Via::WaitingList, tells, now).await?;
                 }
                 // As many pieces as passed on stay held; those of the others go back.
                 let back = ended.get(next.len()..).unwrap_or_default();
