@@ -52,7 +52,9 @@ async fn handle(ctx: Context, request: RawRequest) -> Result<RawReply, Failure> 
             }
         }
         NoticeResource::Refund(refund) => {
-            if !refunds::record_status(ctx.store(), &refund.out_refund_no, &refund.status, &ctx.rules().tells, ctx.now).await? {
+            if !refunds::record_status(ctx.store(), &refund.out_refund_no, &refund.status, &ctx.rules().tells, ctx.now)
+                .await?
+            {
                 tracing::warn!("a notice about a refund that is not ours");
             }
         }

@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::function::Need;
 use crate::signature::KEYS_PER_ID_MAX;
-use wechat::pay;
+use wechat::{pay, subscribe};
 
 /// The fixed, documented credentials of the local cloud.
 ///
@@ -89,7 +89,7 @@ pub mod local {
 }
 
 pub use upstream::Secret;
-pub use wechat::open::Template;
+pub use wechat::subscribe::{OnUnknown, Template};
 
 /// Everything a function may be configured with. A section that is `None` was not given.
 #[derive(Clone, Debug)]
@@ -542,11 +542,10 @@ impl Reader<'_> {
     }
 
     fn templates(&mut self) -> Vec<Template> {
-        let how = r#"a JSON list [{"name":"lotteryResult","templateId":"…","fields":{"thing1":"activityName"}}]"#;
+        let how = r#"a JSON list [{"name":"lotteryResult","templateId":"…","fields":{"thing1":"activityName"}}], "page", "longTerm":true and "onUnknown":"stop"|"resend" optional"#;
         let templates: Vec<Template> = self.list("WECHAT_TEMPLATES", false, how);
-        self.distinct_ids("WECHAT_TEMPLATES", templates.iter().map(|template| template.name.as_str()));
-        if templates.iter().any(|template| template.template_id.is_empty() || template.fields.is_empty()) {
-            self.problem("WECHAT_TEMPLATES", "has a template without templateId or fields");
+        for problem in subscribe::problems(&templates, &subscribe::NAMES) {
+            self.problem("WECHAT_TEMPLATES", &format!("has a mistake in {problem}"));
         }
         templates
     }

@@ -12,7 +12,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::Sha256;
 use store::Store;
 use wechat::Secret;
-use wechat::open::{CacheFuture, CachedToken, TokenCache};
+use wechat::open::{CacheFuture, CachedToken, Rest, TokenCache};
 
 use crate::clock::Clock;
 
@@ -21,6 +21,8 @@ pub struct StoreTokens {
     store: Store,
     clock: Clock,
     name: String,
+    /// Under what all processes find that WeChat has refused a token.
+    pause: String,
     /// Tells this process's leases from the others'.
     owner: String,
     cipher: Cipher,
@@ -31,7 +33,8 @@ impl StoreTokens {
     pub fn new(store: Store, clock: Clock, appid: &str, secret: &str) -> Result<Self, BoxError> {
         let owner = hex::encode(rand::random::<[u8; 8]>());
         let cipher = Cipher::new(appid, secret)?;
-        Ok(Self { store, clock, name: format!("wechat|{appid}"), owner, cipher })
+        let (name, pause) = (format!("wechat|{appid}"), format!("pause|token|{appid}"));
+        Ok(Self { store, clock, name, pause, owner, cipher })
     }
 }
 
@@ -66,6 +69,22 @@ impl TokenCache for StoreTokens {
             let ttl = TimeDelta::from_std(ttl)?;
             Ok(self.store.acquire_lease(&self.name, &self.owner, ttl, self.clock.now()).await?)
         })
+    }
+
+    fn unlock(&self) -> CacheFuture<'_, ()> {
+        Box::pin(async move { Ok(self.store.release_lease(&self.name, &self.owner).await?) })
+    }
+
+    fn rest(&self) -> CacheFuture<'_, Option<Rest>> {
+        Box::pin(async move {
+            let pause = self.store.pause(&self.pause).await?;
+            // A reason that is no number was written by somebody else; that there is a pause still counts.
+            Ok(pause.map(|(reason, until)| Rest { errcode: reason.parse().unwrap_or_default(), until }))
+        })
+    }
+
+    fn set_rest<'a>(&'a self, rest: &'a Rest) -> CacheFuture<'a, ()> {
+        Box::pin(async move { Ok(self.store.set_pause(&self.pause, &rest.errcode.to_string(), rest.until).await?) })
     }
 }
 

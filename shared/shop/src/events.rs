@@ -137,12 +137,7 @@ fn price(order: &Order) -> Fen {
 }
 
 /// Tells the buyer that an order is paid.
-pub(crate) async fn order_paid(
-    tx: &mut Tx,
-    order: &Order,
-    rules: &ShopRules,
-    now: DateTime<Utc>,
-) -> Result<(), Error> {
+pub(crate) async fn order_paid(tx: &mut Tx, order: &Order, rules: &ShopRules, now: DateTime<Utc>) -> Result<(), Error> {
     if rules.tells.of(Event::OrderPaid).is_none() {
         return Ok(());
     }
@@ -187,8 +182,7 @@ pub async fn order_refunded(
         return Ok(());
     }
     let order = tx.order(order).await?.ok_or_else(|| Error::Invariant(format!("a refund of no order {order}")))?;
-    let news =
-        OrderNews { status: "已退款", amount: refund.amount, at: now, shipping: None, reason: refund.reason };
+    let news = OrderNews { status: "已退款", amount: refund.amount, at: now, shipping: None, reason: refund.reason };
     let key = format!("refund:{}", refund.out_refund_no);
     tx.enqueue(&order_message(&order, Event::OrderRefunded, &key, &news, now)?).await
 }

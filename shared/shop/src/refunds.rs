@@ -88,12 +88,7 @@ pub async fn deliver(
     }
 }
 
-async fn conclude(
-    store: &Store,
-    refund: &Refund,
-    tells: &Tells,
-    now: DateTime<Utc>,
-) -> Result<Delivery, Failure> {
+async fn conclude(store: &Store, refund: &Refund, tells: &Tells, now: DateTime<Utc>) -> Result<Delivery, Failure> {
     record_status(store, &refund.out_refund_no, &refund.status, tells, now).await?;
     Ok(match &refund.status {
         RefundStatus::Success => Delivery::Done,

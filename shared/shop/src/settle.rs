@@ -13,9 +13,9 @@ use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException,
 use store::{Error, Store, Tx, crashpoint, stock};
 use wechat::pay::Transaction;
 
-use crate::{coins, events};
 use crate::prepaid::{self, Tender};
 use crate::refunds::{self, RefundOrder};
+use crate::{coins, events};
 
 /// What became of a report about a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,14 @@ struct Token {
     expires_at: DateTime<Utc>,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Lease {
+    owner: String,
+    #[serde(with = "date")]
+    expires_at: DateTime<Utc>,
+}
+
 impl Store {
     /// Takes the lease `name` for `owner` until `now + ttl`, if it is free, over, or already this owner's.
     pub async fn acquire_lease(
@@ -40,6 +48,37 @@ impl Store {
             Err(Error::Duplicate { .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Gives the lease `name` back before its time, if it is still this owner's.
+    pub async fn release_lease(&self, name: &str, owner: &str) -> Result<(), Error> {
+        let leases = self.collection::<bson::Document>("leases").await?;
+        leases.delete_one(doc! { "_id": name, "owner": owner }).await?;
+        Ok(())
+    }
+
+    /// Tells all processes to leave `name` alone until then, and why; a longer pause that is already set stays as it is.
+    pub async fn set_pause(&self, name: &str, reason: &str, until: DateTime<Utc>) -> Result<(), Error> {
+        let result = self
+            .collection::<bson::Document>("leases")
+            .await?
+            .update_one(
+                doc! { "_id": name, "expiresAt": { "$lt": date::bson(until) } },
+                doc! { "$set": { "owner": reason, "expiresAt": date::bson(until) } },
+            )
+            .upsert(true)
+            .await;
+        match result.map_err(Error::from) {
+            // The upsert meets a pause that ends later.
+            Ok(_) | Err(Error::Duplicate { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Why and until when `name` was last paused; it may be over.
+    pub async fn pause(&self, name: &str) -> Result<Option<(String, DateTime<Utc>)>, Error> {
+        let found = self.collection::<Lease>("leases").await?.find_one(doc! { "_id": name }).await?;
+        Ok(found.map(|lease| (lease.owner, lease.expires_at)))
     }
 
     /// Consumes a nonce of a service key; false when it was used before.

@@ -3,7 +3,8 @@
 use bson::doc;
 use chrono::{DateTime, Utc};
 use domain::{
-    CustomerId, Fen, Logistics, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId, UserId,
+    CustomerId, Fen, Logistics, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId,
+    UserId,
 };
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};

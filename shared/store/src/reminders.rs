@@ -49,12 +49,7 @@ impl Store {
     }
 
     /// Up to `limit` lots with coins after the cursor that expire until `until`, the first to expire first.
-    pub async fn expiring_lots(
-        &self,
-        after: &Cursor,
-        until: DateTime<Utc>,
-        limit: i64,
-    ) -> Result<Vec<CoinLot>, Error> {
+    pub async fn expiring_lots(&self, after: &Cursor, until: DateTime<Utc>, limit: i64) -> Result<Vec<CoinLot>, Error> {
         let at = date::bson(after.at);
         let filter = doc! {
             "remaining": { "$gt": 0i64 },

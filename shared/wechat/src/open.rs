@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -19,12 +19,11 @@ use reqwest::{RequestBuilder, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 
 use upstream::{client, exchange};
 
-use crate::subscribe::Sent;
 pub use crate::subscribe::Template;
+use crate::subscribe::{PAUSE_CONFIG, Sent};
 use crate::{ANSWER_MAX_BYTES, IDLE_PER_HOST, TransportError, clip};
 use crate::{Now, Personal, Secret};
 
@@ -34,11 +33,32 @@ pub const DEFAULT_BASE_URL: &str = "https://api.weixin.qq.com";
 /// A token is renewed this long before it ends: from then on WeChat hands out the next one, and both work.
 const RENEW_BEFORE: TimeDelta = TimeDelta::seconds(300);
 
-/// How long one instance keeps the others from fetching too.
-const LOCK_TTL: Duration = Duration::from_secs(5);
-/// How often, and how many times, the others look whether it has finished. Together no longer than the lock.
-const LOCK_POLL: Duration = Duration::from_millis(100);
-const LOCK_POLLS: u32 = 20;
+/// A token with less than this left would end on its way.
+const USABLE_FOR: TimeDelta = TimeDelta::seconds(5);
+
+/// How long one instance keeps the others from fetching too: longer than a fetch and sharing its result may take together, so
+/// that it ends by itself only when its holder is gone.
+const LOCK_TTL: Duration = Duration::from_secs(11);
+/// A whole fetch, with its second try.
+const FETCH_MAX: Duration = Duration::from_secs(8);
+/// Its first try, so that there is time for a second one.
+const FETCH_TRY_MAX: Duration = Duration::from_secs(5);
+/// Telling the others.
+const SHARE_MAX: Duration = Duration::from_secs(2);
+/// How often the others look whether it has finished, and a random part so that they do not all look at once.
+const LOCK_POLL: Duration = Duration::from_millis(80);
+const LOCK_POLL_JITTER_MS: u64 = 80;
+/// How long they wait for it: longer than the lock of one that died.
+const WAIT_MAX: Duration = Duration::from_secs(13);
+
+/// How long nobody asks again after a failure that may be over in a moment.
+const REST_SHORT: Duration = Duration::from_secs(2);
+/// How long this process, when it has waited for another in vain.
+const WAITED_REST: TimeDelta = TimeDelta::seconds(2);
+/// How long when WeChat handed out a token that is as old, because it has not made the next one yet.
+const REST_UNCHANGED: Duration = Duration::from_secs(15);
+/// How long when calls refuse the token that was just fetched.
+const REST_REFUSED: Duration = Duration::from_secs(5);
 
 /// Before asking again when WeChat is busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
@@ -86,6 +106,17 @@ pub enum Error {
     /// There is no access token, so the call was not made.
     #[error("no access token")]
     Token(#[source] Box<Self>),
+    /// WeChat refused a token lately, to this process or another, and is left alone for a while.
+    #[error("not asked for an access token again for {} s (errcode {errcode})", left.as_secs())]
+    Resting {
+        /// WeChat's number for the error; 0 when it gave none.
+        errcode: i64,
+        /// How much longer.
+        left: Duration,
+    },
+    /// Another process is fetching a token, or has died doing so, and takes longer than it may.
+    #[error("no other process has fetched an access token in time")]
+    Waited,
     /// Appid, secret, IP list or account state: somebody must act in the portal.
     #[error("the Open API refuses this configuration (errcode {errcode}, rid {rid})")]
     Config {
@@ -128,6 +159,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Busy { .. } | Self::RateLimited { .. } | Self::Transport(_) | Self::InvalidToken { .. } => true,
+            Self::Resting { .. } | Self::Waited => true,
             Self::Token(error) => error.is_retryable(),
             Self::Http(status) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             _ => false,
@@ -151,6 +183,7 @@ impl Error {
             | Self::InvalidToken { errcode, .. }
             | Self::Config { errcode, .. }
             | Self::Rejected { errcode, .. } => Some(*errcode),
+            Self::Resting { errcode, .. } => Some(*errcode).filter(|code| *code != 0),
             Self::Blocked { .. } => Some(40226),
             Self::Busy { .. } => Some(-1),
             Self::Token(error) => error.errcode(),
@@ -188,10 +221,6 @@ impl Error {
         }
     }
 
-    fn no_token(self) -> Self {
-        Self::Token(Box::new(self))
-    }
-
     /// Where no access token was sent, "invalid credential" is about the secret.
     fn without_token(self) -> Self {
         match self {
@@ -221,6 +250,20 @@ impl CachedToken {
     fn is_fresh(&self, now: DateTime<Utc>) -> bool {
         self.expires_at.signed_duration_since(now) > RENEW_BEFORE
     }
+
+    /// WeChat still takes it, though it should be renewed.
+    fn is_usable(&self, now: DateTime<Utc>) -> bool {
+        self.expires_at.signed_duration_since(now) > USABLE_FOR
+    }
+}
+
+/// Until when nobody should ask WeChat for a token, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    /// WeChat's number for the refusal; 0 when it gave none.
+    pub errcode: i64,
+    /// When one may ask again.
+    pub until: DateTime<Utc>,
 }
 
 /// What a [`TokenCache`] returns. Errors are logged and worked around: fetching a token twice is harmless.
@@ -231,14 +274,23 @@ pub trait TokenCache: Send + Sync {
     /// The token last put, expired or not.
     fn get(&self) -> CacheFuture<'_, Option<CachedToken>>;
 
-    /// Keep this token in place of any other, and end the lock: whoever needs the next token need not wait for it.
+    /// Keep this token in place of any other.
     fn put<'a>(&'a self, token: &'a CachedToken) -> CacheFuture<'a, ()>;
 
     /// Forget the token if it is still this one; leave a newer one alone.
     fn remove<'a>(&'a self, token: &'a Secret) -> CacheFuture<'a, ()>;
 
-    /// Whether the caller may fetch a token now. The lock ends with the next `put`, or by itself after `ttl`.
+    /// Whether the caller may fetch a token now. The lock ends with `unlock`, or by itself after `ttl`.
     fn try_lock(&self, ttl: Duration) -> CacheFuture<'_, bool>;
+
+    /// End the lock if it is still the caller's.
+    fn unlock(&self) -> CacheFuture<'_, ()>;
+
+    /// The last rest, over or not.
+    fn rest(&self) -> CacheFuture<'_, Option<Rest>>;
+
+    /// Let all instances rest, unless they rest longer already.
+    fn set_rest<'a>(&'a self, rest: &'a Rest) -> CacheFuture<'a, ()>;
 }
 
 /// Everything a [`Client`] needs.
@@ -264,10 +316,30 @@ pub struct Client {
     base: String,
     appid: String,
     secret: Secret,
+    timeout: Duration,
     now: Now,
     cache: Arc<dyn TokenCache>,
-    /// This process's copy. Held while fetching, so a process fetches once however many ask.
-    token: Mutex<Option<CachedToken>>,
+    /// This process's copy.
+    held: Mutex<Held>,
+    /// Whoever has it renews for the whole process, which so fetches once however many ask.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Held {
+    token: Option<CachedToken>,
+    /// This process's last failure: counts even when the cache cannot be reached.
+    rest: Option<Rest>,
+}
+
+/// What whoever needs a token may do.
+enum Turn {
+    /// Use this one.
+    Use(CachedToken),
+    /// Fetch one, holding the lock.
+    Locked,
+    /// Fetch one without a lock, which nobody can hold: the cache is out of reach.
+    Alone,
 }
 
 impl fmt::Debug for Client {
@@ -310,9 +382,11 @@ impl Client {
             base: url.as_str().trim_end_matches('/').to_owned(),
             appid: config.appid,
             secret: config.secret,
+            timeout: config.timeout,
             now: config.now,
             cache: config.cache,
-            token: Mutex::new(None),
+            held: Mutex::default(),
+            renewing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -427,18 +501,23 @@ impl Client {
     /// POST JSON to any path that takes an access token, and return the answer once its `errcode` says success.
     ///
     /// If WeChat refuses the token, it is dropped, a new one is fetched, and the call is made once more; a refused token means that
-    /// nothing was carried out, so that is safe for every call. Nothing else is repeated.
+    /// nothing was carried out, so that is safe for every call. Nothing else is repeated. [`Error::Token`] means that there is no
+    /// token and nothing was sent.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Error> {
         if !path.starts_with('/') {
             return Err(Error::Misuse("the path must begin with a slash"));
         }
-        let token = self.access_token().await.map_err(Error::no_token)?;
+        let token = self.access_token().await?;
         match self.post_with(path, body, &token).await {
             Err(Error::InvalidToken { errcode, rid }) => {
                 tracing::info!(path = bare(path), errcode, rid, "access token refused, fetching another");
                 self.forget(&token).await;
-                let token = self.access_token().await.map_err(Error::no_token)?;
-                self.post_with(path, body, &token).await
+                let next = self.token_but(Some(&token)).await?;
+                let answer = self.post_with(path, body, &next).await;
+                if let Err(Error::InvalidToken { errcode, .. }) = &answer {
+                    self.rest(*errcode, REST_REFUSED).await;
+                }
+                answer
             }
             other => other,
         }
@@ -449,55 +528,188 @@ impl Client {
         self.exchange(path, self.http.post(url).query(&[("access_token", token.expose())]).json(body)).await
     }
 
-    /// A token that works for at least five more minutes, from this process, the shared cache, or WeChat.
+    /// A token that works, from this process, the shared cache, or WeChat. Fails with [`Error::Token`].
+    ///
+    /// From five minutes before its end on it is renewed by whoever gets to it first, and by all others still used.
     pub async fn access_token(&self) -> Result<Secret, Error> {
-        let mut held = self.token.lock().await;
-        if let Some(token) = held.as_ref().filter(|token| token.is_fresh((self.now)())) {
-            return Ok(token.token.clone());
-        }
-        let token = match self.shared_or_turn().await {
-            Some(token) => token,
-            None => {
-                let token = self.fetch_token().await?;
-                if let Err(error) = self.cache.put(&token).await {
-                    tracing::warn!(error = &*error, "access token not shared");
-                }
-                token
-            }
-        };
-        let secret = token.token.clone();
-        *held = Some(token);
-        Ok(secret)
+        self.token_but(None).await
     }
 
-    /// A fresh token that another instance has shared, or `None` when it is our turn to fetch one.
-    async fn shared_or_turn(&self) -> Option<CachedToken> {
-        for round in 0..=LOCK_POLLS {
+    /// A token other than the one that was refused, unless WeChat hands out the same again.
+    async fn token_but(&self, refused: Option<&Secret>) -> Result<Secret, Error> {
+        if let Some(token) = self.held_token(refused).filter(|token| token.is_fresh((self.now)())) {
+            return Ok(token.token);
+        }
+        let usable = self.held_token(refused).filter(|token| token.is_usable((self.now)()));
+        let _renewing = match usable {
+            None => self.renewing.lock().await,
+            Some(old) => match self.renewing.try_lock() {
+                Ok(guard) => guard,
+                Err(_) => return Ok(old.token),
+            },
+        };
+        // Whoever had the guard before may have brought one.
+        if let Some(token) = self.held_token(refused).filter(|token| token.is_fresh((self.now)())) {
+            return Ok(token.token);
+        }
+        self.renew(refused).await.map(|token| token.token).map_err(|error| Error::Token(Box::new(error)))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held_token(&self, refused: Option<&Secret>) -> Option<CachedToken> {
+        self.held().token.clone().filter(|token| refused != Some(&token.token))
+    }
+
+    /// The next token, from another instance or from WeChat; the old one while it can be used and the next is not to be had.
+    async fn renew(&self, refused: Option<&Secret>) -> Result<CachedToken, Error> {
+        let mut old = self.held_token(refused);
+        let locked = match self.turn(refused, &mut old).await {
+            Ok(Turn::Use(token)) => return Ok(token),
+            Ok(Turn::Locked) => true,
+            Ok(Turn::Alone) => false,
+            Err(error) => return self.old_instead(old, error),
+        };
+        let result = match self.fetch_token().await {
+            Ok(token) => {
+                self.share("access token not shared", self.cache.put(&token)).await;
+                let now = (self.now)();
+                if token.is_usable(now) && !token.is_fresh(now) {
+                    // WeChat's clock is a little behind: the same again until it makes the next one.
+                    self.rest(0, REST_UNCHANGED).await;
+                }
+                self.held().token = Some(token.clone());
+                Ok(token)
+            }
+            Err(error) => {
+                let (errcode, pause) = match &error {
+                    // Nobody knows this refusal, so nobody knows that it will pass soon.
+                    Error::Rejected { errcode, .. } => (*errcode, PAUSE_CONFIG),
+                    error => (error.errcode().unwrap_or_default(), error.pause().unwrap_or(REST_SHORT)),
+                };
+                self.rest(errcode, pause).await;
+                self.old_instead(old, error)
+            }
+        };
+        if locked {
+            self.share("access token lock not ended", self.cache.unlock()).await;
+        }
+        result
+    }
+
+    fn old_instead(&self, old: Option<CachedToken>, error: Error) -> Result<CachedToken, Error> {
+        match old.filter(|token| token.is_usable((self.now)())) {
+            Some(token) => {
+                // A rest was logged when it began.
+                if !matches!(error, Error::Resting { .. }) {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(error, "access token not renewed, the old one is used");
+                }
+                Ok(token)
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Wait until there is a token to use, or until it is our turn to fetch one. `old` becomes the best token seen.
+    async fn turn(&self, refused: Option<&Secret>, old: &mut Option<CachedToken>) -> Result<Turn, Error> {
+        let started = tokio::time::Instant::now();
+        let mut locked = false;
+        loop {
+            let now = (self.now)();
+            let own_rest = self.held().rest.filter(|rest| rest.until > now);
             match self.cache.get().await {
-                Ok(token) => {
-                    if let Some(token) = token.filter(|token| token.is_fresh((self.now)())) {
-                        return Some(token);
+                Ok(found) => {
+                    let found = found.filter(|token| refused != Some(&token.token) && token.is_usable(now));
+                    if let Some(token) = found {
+                        let fresh = token.is_fresh(now);
+                        if old.as_ref().is_none_or(|old| old.expires_at < token.expires_at) {
+                            self.held().token = Some(token.clone());
+                            *old = Some(token.clone());
+                        }
+                        if fresh {
+                            if locked {
+                                self.share("access token lock not ended", self.cache.unlock()).await;
+                            }
+                            return Ok(Turn::Use(token));
+                        }
                     }
                 }
                 Err(error) => {
                     tracing::warn!(error = &*error, "shared access token not readable");
-                    return None;
+                    return match own_rest {
+                        _ if locked => Ok(Turn::Locked),
+                        Some(rest) => Err(resting(rest, now)),
+                        None => Ok(Turn::Alone),
+                    };
                 }
             }
-            if round == 0 {
-                match self.cache.try_lock(LOCK_TTL).await {
-                    Ok(false) => {}
-                    Ok(true) => return None,
-                    Err(error) => {
-                        tracing::warn!(error = &*error, "access token lock not available");
-                        return None;
+            match self.cache.rest().await {
+                Ok(rest) => {
+                    if let Some(rest) = rest.filter(|rest| rest.until > now).or(own_rest) {
+                        if locked {
+                            self.share("access token lock not ended", self.cache.unlock()).await;
+                        }
+                        return Err(resting(rest, now));
                     }
                 }
+                Err(error) if !locked => {
+                    tracing::warn!(error = &*error, "shared access token not readable");
+                    return Ok(Turn::Alone);
+                }
+                Err(_) => {}
             }
-            tokio::time::sleep(LOCK_POLL).await;
+            if locked {
+                return Ok(Turn::Locked);
+            }
+            match self.cache.try_lock(LOCK_TTL).await {
+                // Look once more: the one before us may have ended, either way, between our look and our lock.
+                Ok(true) => {
+                    locked = true;
+                    continue;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(error = &*error, "access token lock not available");
+                    return Ok(Turn::Alone);
+                }
+            }
+            if let Some(token) = old.take_if(|token| token.is_usable(now)) {
+                return Ok(Turn::Use(token));
+            }
+            if started.elapsed() >= WAIT_MAX {
+                // Whoever waits behind us in this process need not wait as long again.
+                self.held().rest = now.checked_add_signed(WAITED_REST).map(|until| Rest { errcode: 0, until });
+                return Err(Error::Waited);
+            }
+            let jitter = Duration::from_millis(rand::random_range(0..LOCK_POLL_JITTER_MS));
+            tokio::time::sleep(LOCK_POLL.saturating_add(jitter)).await;
         }
-        // Whoever holds the lock is slow or gone. A second fetch in normal mode returns the same token.
-        None
+    }
+
+    /// Something for the others to know, which must not take longer than the lock lasts.
+    async fn share(&self, failed: &'static str, step: CacheFuture<'_, ()>) {
+        match tokio::time::timeout(SHARE_MAX, step).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = &*error, "{failed}"),
+            Err(_) => tracing::warn!("{failed} in time"),
+        }
+    }
+
+    /// Leave WeChat alone for a while, here and everywhere.
+    async fn rest(&self, errcode: i64, pause: Duration) {
+        let pause = TimeDelta::from_std(pause).unwrap_or_default();
+        let until = (self.now)().checked_add_signed(pause).unwrap_or_default();
+        let rest = Rest { errcode, until };
+        {
+            let mut held = self.held();
+            if held.rest.is_none_or(|current| current.until < until) {
+                held.rest = Some(rest);
+            }
+        }
+        self.share("the failure to get an access token not shared", self.cache.set_rest(&rest)).await;
     }
 
     /// `stable_token` in normal mode: the same token while it is valid, so asking twice harms nothing. `force_refresh` is for
@@ -516,11 +728,12 @@ impl Client {
             "force_refresh": false,
         });
         let url = format!("{}{PATH}", self.base);
-        let asked_at = (self.now)();
-        let answer = match self.exchange(PATH, self.http.post(&url).json(&body)).await {
+        let ask = |limit: Duration| self.exchange(PATH, self.http.post(&url).json(&body).timeout(limit));
+        let (asked_at, started) = ((self.now)(), Instant::now());
+        let answer = match ask(self.timeout.min(FETCH_TRY_MAX)).await {
             Err(Error::Busy { .. } | Error::Transport(_) | Error::Http(_)) => {
                 tokio::time::sleep(BUSY_PAUSE).await;
-                self.exchange(PATH, self.http.post(&url).json(&body)).await
+                ask(self.timeout.min(FETCH_MAX.saturating_sub(started.elapsed()))).await
             }
             other => other,
         };
@@ -534,15 +747,11 @@ impl Client {
         Ok(CachedToken { token: Secret::new(answer.access_token), expires_at })
     }
 
-    /// Drop a refused token, here and in the cache, unless somebody has replaced it already.
+    /// Drop a refused token, in the cache and here, unless somebody has replaced it already. In this order, so that nobody finds
+    /// it in the cache when it is gone here.
     async fn forget(&self, token: &Secret) {
-        let mut held = self.token.lock().await;
-        if held.as_ref().is_some_and(|current| current.token == *token) {
-            *held = None;
-        }
-        if let Err(error) = self.cache.remove(token).await {
-            tracing::warn!(error = &*error, "refused access token not removed");
-        }
+        self.share("refused access token not removed", self.cache.remove(token)).await;
+        self.held().token.take_if(|held| held.token == *token);
     }
 
     /// Send, and read JSON whatever its content type says.
@@ -574,6 +783,11 @@ impl Client {
         }
         Ok(answer)
     }
+}
+
+fn resting(rest: Rest, now: DateTime<Utc>) -> Error {
+    let left = rest.until.signed_duration_since(now).to_std().unwrap_or_default();
+    Error::Resting { errcode: rest.errcode, left }
 }
 
 /// A path as it may be logged.

@@ -481,6 +481,9 @@ pub const PAUSE_QUOTA: Duration = Duration::from_secs(3600);
 /// How long after the appid, the secret or this machine's address was refused.
 pub const PAUSE_CONFIG: Duration = Duration::from_secs(300);
 
+/// Rests of a few seconds are over before anything is tried again.
+const PAUSE_SHORTEST: Duration = Duration::from_secs(5);
+
 impl Error {
     /// What this error means for a subscribe message.
     pub fn send_class(&self) -> SendClass {
@@ -505,6 +508,7 @@ impl Error {
             Self::InvalidCode { .. } | Self::Blocked { .. } | Self::OtherApp => {
                 SendClass::Operator("REFUSED_BY_WECHAT")
             }
+            Self::Resting { .. } | Self::Waited => SendClass::NotSent,
             Self::Http(status) if status.as_u16() == 429 => SendClass::Retry,
             Self::Http(status) if status.is_client_error() && status.as_u16() != 408 => {
                 SendClass::Operator("REFUSED_BY_WECHAT")
@@ -520,6 +524,8 @@ impl Error {
             Self::RateLimited { errcode: 45009, .. } => Some(PAUSE_QUOTA),
             Self::RateLimited { .. } => Some(PAUSE_MINUTE),
             Self::Config { .. } => Some(PAUSE_CONFIG),
+            // A short rest is not worth stopping everything for.
+            Self::Resting { errcode, left } if *errcode > 0 && *left > PAUSE_SHORTEST => Some(*left),
             _ => None,
         }
     }

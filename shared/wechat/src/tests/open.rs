@@ -1,11 +1,14 @@
 //! The Open API client against a server with its habits.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
+
+use std::time::Instant;
 
 use serde_json::json;
 
 use super::*;
-use crate::open::{CacheFuture, CachedToken, Client, Config, Error, TokenCache};
+use crate::open::{CacheFuture, CachedToken, Client, Config, Error, Rest, TokenCache};
+use crate::subscribe::SendClass;
 use crate::{Secret, TransportKind};
 
 const APPID: &str = "wxd678efh567hg6787";
@@ -15,7 +18,9 @@ const SECRET: &str = "app-secret-0123456789";
 #[derive(Default)]
 struct MemoryCache {
     token: Mutex<Option<CachedToken>>,
-    locked: AtomicBool,
+    /// Until when, by the real clock.
+    lock: Mutex<Option<Instant>>,
+    rest: Mutex<Option<Rest>>,
     broken: bool,
 }
 
@@ -34,7 +39,6 @@ impl TokenCache for MemoryCache {
 
     fn put<'a>(&'a self, token: &'a CachedToken) -> CacheFuture<'a, ()> {
         *self.token.lock().unwrap() = Some(token.clone());
-        self.locked.store(false, Ordering::SeqCst);
         self.answer(())
     }
 
@@ -43,9 +47,42 @@ impl TokenCache for MemoryCache {
         self.answer(())
     }
 
-    fn try_lock(&self, _ttl: Duration) -> CacheFuture<'_, bool> {
-        let free = !self.locked.swap(true, Ordering::SeqCst);
+    fn try_lock(&self, ttl: Duration) -> CacheFuture<'_, bool> {
+        let mut lock = self.lock.lock().unwrap();
+        let free = lock.is_none_or(|until| until <= Instant::now());
+        if free {
+            *lock = Some(Instant::now() + ttl);
+        }
         self.answer(free)
+    }
+
+    fn unlock(&self) -> CacheFuture<'_, ()> {
+        *self.lock.lock().unwrap() = None;
+        self.answer(())
+    }
+
+    fn rest(&self) -> CacheFuture<'_, Option<Rest>> {
+        let rest = *self.rest.lock().unwrap();
+        self.answer(rest)
+    }
+
+    fn set_rest<'a>(&'a self, rest: &'a Rest) -> CacheFuture<'a, ()> {
+        let mut current = self.rest.lock().unwrap();
+        if current.is_none_or(|current| current.until < rest.until) {
+            *current = Some(*rest);
+        }
+        self.answer(())
+    }
+}
+
+impl MemoryCache {
+    fn holding(token: &str, expires_at: DateTime<Utc>) -> Arc<Self> {
+        let token = CachedToken { token: Secret::new(token), expires_at };
+        Arc::new(Self { token: Mutex::new(Some(token)), ..Self::default() })
+    }
+
+    fn lock_for(&self, time: Duration) {
+        *self.lock.lock().unwrap() = Some(Instant::now() + time);
     }
 }
 
@@ -243,12 +280,220 @@ async fn instances_share_one_fetch_through_the_cache() {
 }
 
 #[tokio::test]
-async fn a_lock_whose_holder_died_does_not_stop_the_others() {
+async fn a_lock_whose_holder_died_stops_the_others_only_until_it_ends() {
+    let server = Server::start(|_, _| token_answer("T1").after(Duration::from_millis(100))).await;
+    let (clock, cache) = (Clock::new(), Arc::new(MemoryCache::default()));
+    cache.lock_for(Duration::from_millis(400));
+    let started = Instant::now();
+    let clients: Vec<_> = (0..5).map(|_| client_with(&server.url, &clock, cache.clone())).collect();
+    let tasks: Vec<_> =
+        clients.into_iter().map(|client| tokio::spawn(async move { client.access_token().await.unwrap() })).collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap().expose(), "T1");
+    }
+    assert!(started.elapsed() >= Duration::from_millis(400));
+    assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
+async fn the_old_token_is_used_while_another_instance_renews_it() {
+    let clock = Clock::new();
     let server = Server::start(|_, _| token_answer("T1")).await;
-    let cache = Arc::new(MemoryCache::default());
-    cache.locked.store(true, Ordering::SeqCst);
-    let token = client_with(&server.url, &Clock::new(), cache).access_token().await.unwrap();
-    assert_eq!(token.expose(), "T1");
+    let cache = MemoryCache::holding("OLD", clock.time() + TimeDelta::seconds(200));
+    cache.lock_for(Duration::from_secs(60));
+    let client = client_with(&server.url, &clock, cache.clone());
+    let started = Instant::now();
+    assert_eq!(client.access_token().await.unwrap().expose(), "OLD");
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert_eq!(server.count(), 0);
+    // The other has finished.
+    cache
+        .put(&CachedToken { token: Secret::new("NEW"), expires_at: clock.time() + TimeDelta::seconds(7200) })
+        .await
+        .unwrap();
+    assert_eq!(client.access_token().await.unwrap().expose(), "NEW");
+    // A token that ends within seconds is no token.
+    clock.advance(TimeDelta::seconds(7196));
+    cache.unlock().await.unwrap();
+    assert_eq!(client.access_token().await.unwrap().expose(), "T1");
+    assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
+async fn within_a_process_one_renews_and_the_rest_go_on_with_the_old_token() {
+    let clock = Clock::new();
+    let server = Server::start(|_, _| token_answer("T1").after(Duration::from_millis(500))).await;
+    let cache = MemoryCache::holding("OLD", clock.time() + TimeDelta::seconds(200));
+    let client = Arc::new(client_with(&server.url, &clock, cache));
+    let first = {
+        let client = client.clone();
+        tokio::spawn(async move { client.access_token().await.unwrap() })
+    };
+    while server.count() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let started = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(client.access_token().await.unwrap().expose(), "OLD");
+    }
+    assert!(started.elapsed() < Duration::from_millis(400));
+    assert_eq!(first.await.unwrap().expose(), "T1");
+    assert_eq!((client.access_token().await.unwrap().expose(), server.count()), ("T1", 1));
+}
+
+#[tokio::test]
+async fn after_a_refusal_nobody_asks_until_the_rest_is_over() {
+    for (errcode, rest) in [
+        (-1, 2),
+        (45011, 60),
+        (45009, 3600),
+        (40001, 300),
+        (40013, 300),
+        (40125, 300),
+        (40164, 300),
+        (40243, 300),
+        (50007, 300),
+        (41002, 300),
+        (41004, 300),
+        (40002, 300),
+        (43002, 300),
+        (89503, 300),
+        (89506, 300),
+        (89507, 300),
+        // Not in the documentation.
+        (61234, 300),
+    ] {
+        let tries = if errcode == -1 { 2 } else { 1 };
+        let server = Server::start(move |_, count| {
+            if count < tries {
+                text_plain(json!({"errcode": errcode, "errmsg": "no rid: 7"}))
+            } else {
+                token_answer("T1")
+            }
+        })
+        .await;
+        let (clock, cache) = (Clock::new(), Arc::new(MemoryCache::default()));
+        let (first, second) =
+            (client_with(&server.url, &clock, cache.clone()), client_with(&server.url, &clock, cache.clone()));
+        let error = first.access_token().await.unwrap_err();
+        assert!(matches!(&error, Error::Token(_)), "{error:?}");
+        assert_eq!((error.errcode(), error.rid(), error.outcome_unknown()), (Some(errcode), Some("7"), false));
+        assert!(!printed(&error).contains(SECRET));
+        assert!(cache.lock.lock().unwrap().is_none(), "the lock is given back");
+
+        // Neither this process nor another asks again, and both say why.
+        clock.advance(TimeDelta::seconds(rest - 1));
+        for client in [&first, &second] {
+            let error = client.access_token().await.unwrap_err();
+            let Error::Token(inner) = &error else { panic!("{error:?}") };
+            assert!(matches!(**inner, Error::Resting { left, .. } if left == Duration::from_secs(1)), "{error:?}");
+            assert_eq!(error.errcode(), Some(errcode));
+            assert!(error.is_retryable());
+        }
+        assert_eq!(server.count(), tries);
+        clock.advance(TimeDelta::seconds(1));
+        assert_eq!(second.access_token().await.unwrap().expose(), "T1");
+        assert_eq!(first.access_token().await.unwrap().expose(), "T1");
+        assert_eq!(server.count(), tries + 1);
+    }
+}
+
+#[tokio::test]
+async fn while_the_old_token_lasts_a_failed_renewal_stops_nobody() {
+    let clock = Clock::new();
+    let server = Server::start(|_, count| match count {
+        0 => text_plain(json!({"errcode": 45009, "errmsg": "reach max api daily quota limit"})),
+        _ => token_answer("T1"),
+    })
+    .await;
+    let cache = MemoryCache::holding("OLD", clock.time() + TimeDelta::seconds(250));
+    let client = client_with(&server.url, &clock, cache);
+    for _ in 0..3 {
+        assert_eq!(client.access_token().await.unwrap().expose(), "OLD");
+    }
+    assert_eq!(server.count(), 1);
+    clock.advance(TimeDelta::seconds(246));
+    let error = client.access_token().await.unwrap_err();
+    assert_eq!(error.send_class(), SendClass::Pause(Duration::from_secs(3600 - 246)));
+    assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
+async fn a_token_that_wechat_has_not_renewed_yet_is_not_asked_for_all_the_time() {
+    let clock = Clock::new();
+    let server = Server::start(|_, count| match count {
+        0 => text_plain(json!({"access_token": "OLD", "expires_in": 290})),
+        _ => token_answer("T1"),
+    })
+    .await;
+    let client = client(&server.url, &clock);
+    for _ in 0..3 {
+        assert_eq!(client.access_token().await.unwrap().expose(), "OLD");
+    }
+    assert_eq!(server.count(), 1);
+    clock.advance(TimeDelta::seconds(15));
+    assert_eq!((client.access_token().await.unwrap().expose(), server.count()), ("T1", 2));
+}
+
+#[tokio::test]
+async fn without_the_cache_a_process_still_rests() {
+    let server = Server::start(|_, _| text_plain(json!({"errcode": 45011, "errmsg": "slow down"}))).await;
+    let cache = Arc::new(MemoryCache { broken: true, ..MemoryCache::default() });
+    let client = client_with(&server.url, &Clock::new(), cache);
+    for _ in 0..3 {
+        client.access_token().await.unwrap_err();
+    }
+    assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
+async fn a_silent_token_service_is_given_up_before_the_lock_ends() {
+    let server = Server::start(|_, _| token_answer("T1").after(Duration::from_secs(60))).await;
+    let client = Client::new(Config {
+        base_url: server.url.clone(),
+        appid: APPID.to_owned(),
+        secret: Secret::new(SECRET),
+        // Longer than a token is waited for.
+        timeout: Duration::from_secs(30),
+        now: Clock::new().now(),
+        cache: Arc::new(MemoryCache::default()),
+    })
+    .unwrap();
+    let started = Instant::now();
+    let error = client.access_token().await.unwrap_err();
+    assert!((8..10).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    assert_eq!((server.count(), error.send_class()), (2, SendClass::NotSent));
+}
+
+#[tokio::test]
+async fn many_calls_whose_token_is_refused_at_once_make_one_refresh() {
+    let tokens = AtomicUsize::new(0);
+    let server = Server::start(move |seen, _| match seen.target.as_str() {
+        TOKEN_PATH => {
+            token_answer(&format!("T{}", tokens.fetch_add(1, Ordering::SeqCst))).after(Duration::from_millis(50))
+        }
+        target if target.ends_with("=T0") => {
+            text_plain(json!({"errcode": 42001, "errmsg": "expired rid: 1"})).after(Duration::from_millis(50))
+        }
+        _ => phone_answer(APPID, json!("86")),
+    })
+    .await;
+    let (clock, cache) = (Clock::new(), Arc::new(MemoryCache::default()));
+    let clients: Vec<_> = (0..4).map(|_| Arc::new(client_with(&server.url, &clock, cache.clone()))).collect();
+    for client in &clients {
+        assert_eq!(client.access_token().await.unwrap().expose(), "T0");
+    }
+    let tasks: Vec<_> = (0..200)
+        .map(|n| {
+            let client = clients[n % 4].clone();
+            tokio::spawn(async move { client.phone_number("code", None).await.map(drop) })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(server.count_of(TOKEN_PATH), 2);
+    assert!(server.count_of(PHONE_PATH) <= 400);
 }
 
 #[tokio::test]
@@ -339,7 +584,7 @@ async fn a_busy_token_service_is_asked_twice_and_a_wrong_secret_once() {
     let server =
         Server::start(|_, _| text_plain(json!({"errcode": 40125, "errmsg": "invalid appsecret rid: 1"}))).await;
     let error = client(&server.url, &Clock::new()).access_token().await.unwrap_err();
-    assert!(matches!(error, Error::Config { errcode: 40125, .. }));
+    assert!(matches!(&error, Error::Token(inner) if matches!(**inner, Error::Config { errcode: 40125, .. })));
     assert_eq!(server.count(), 1);
     assert!(matches!(domain::Failure::from(error), domain::Failure::Internal(_)));
 }
