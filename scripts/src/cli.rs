@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{audit, bench, dev, init, migrate, rotate_keys, selfcheck, serve, staff_token, verify_draw};
+use crate::{audit, bench, dev, init, migrate, rotate_keys, selfcheck, serve, staff_token, types, verify_draw};
 
 /// 金鹿微信商城后端 · jinlu, the back end of a WeChat mini-program shop
 ///
@@ -32,6 +32,7 @@ enum Command {
     RotateKeys(rotate_keys::Args),
     Selfcheck(selfcheck::Args),
     StaffToken(staff_token::Args),
+    Types(types::Args),
     Bench(bench::Args),
     VerifyDraw(verify_draw::Args),
 }
@@ -48,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::RotateKeys(args) => on_runtime(rotate_keys::run(args)),
         Command::Selfcheck(args) => on_runtime(selfcheck::run(args)),
         Command::StaffToken(args) => staff_token::run(&args),
+        Command::Types(args) => types::run(&args),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::VerifyDraw(args) => on_runtime(verify_draw::run(args)),
     };

@@ -12,4 +12,5 @@ mod rotate_keys;
 pub mod selfcheck;
 mod serve;
 mod staff_token;
+mod types;
 mod verify_draw;
