@@ -9,6 +9,7 @@
 pub mod crypto;
 pub mod open;
 pub mod pay;
+pub mod shipping;
 pub mod subscribe;
 
 #[cfg(test)]

@@ -313,6 +313,8 @@ pub struct Config {
 /// A mini program's connection to the Open API. Make one per process and share it.
 pub struct Client {
     http: reqwest::Client,
+    /// Opens a connection for each exchange: on a kept one that died meanwhile, nobody could say whether a message was sent.
+    fresh: reqwest::Client,
     base: String,
     appid: String,
     secret: Secret,
@@ -379,6 +381,7 @@ impl Client {
         }
         Ok(Self {
             http: client(config.timeout, IDLE_PER_HOST).map_err(|e| Error::Build(Box::new(e)))?,
+            fresh: client(config.timeout, 0).map_err(|e| Error::Build(Box::new(e)))?,
             base: url.as_str().trim_end_matches('/').to_owned(),
             appid: config.appid,
             secret: config.secret,
@@ -488,7 +491,7 @@ impl Client {
         if let (Some(page), Some(fields)) = (page, body.as_object_mut()) {
             fields.insert("page".to_owned(), page.into());
         }
-        let answer = self.post("/cgi-bin/message/subscribe/send", &body).await?;
+        let answer = self.call(&self.fresh, "/cgi-bin/message/subscribe/send", &body).await?;
         // Not in the documented answer, yet there; a number here, text elsewhere.
         let msgid = match answer.get("msgid") {
             Some(Value::Number(number)) => Some(number.to_string()),
@@ -504,16 +507,20 @@ impl Client {
     /// nothing was carried out, so that is safe for every call. Nothing else is repeated. [`Error::Token`] means that there is no
     /// token and nothing was sent.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Error> {
+        self.call(&self.http, path, body).await
+    }
+
+    async fn call(&self, http: &reqwest::Client, path: &str, body: &Value) -> Result<Value, Error> {
         if !path.starts_with('/') {
             return Err(Error::Misuse("the path must begin with a slash"));
         }
         let token = self.access_token().await?;
-        match self.post_with(path, body, &token).await {
+        match self.post_with(http, path, body, &token).await {
             Err(Error::InvalidToken { errcode, rid }) => {
                 tracing::info!(path = bare(path), errcode, rid, "access token refused, fetching another");
                 self.forget(&token).await;
                 let next = self.token_but(Some(&token)).await?;
-                let answer = self.post_with(path, body, &next).await;
+                let answer = self.post_with(http, path, body, &next).await;
                 if let Err(Error::InvalidToken { errcode, .. }) = &answer {
                     self.rest(*errcode, REST_REFUSED).await;
                 }
@@ -523,9 +530,15 @@ impl Client {
         }
     }
 
-    async fn post_with(&self, path: &str, body: &Value, token: &Secret) -> Result<Value, Error> {
+    async fn post_with(
+        &self,
+        http: &reqwest::Client,
+        path: &str,
+        body: &Value,
+        token: &Secret,
+    ) -> Result<Value, Error> {
         let url = format!("{}{path}", self.base);
-        self.exchange(path, self.http.post(url).query(&[("access_token", token.expose())]).json(body)).await
+        self.exchange(path, http.post(url).query(&[("access_token", token.expose())]).json(body)).await
     }
 
     /// A token that works, from this process, the shared cache, or WeChat. Fails with [`Error::Token`].
@@ -803,7 +816,7 @@ fn check_code(code: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn read<T: DeserializeOwned>(answer: Value, what: &'static str) -> Result<T, Error> {
+pub(crate) fn read<T: DeserializeOwned>(answer: Value, what: &'static str) -> Result<T, Error> {
     // The parser's message can quote values, so it is not kept.
     serde_json::from_value(answer).map_err(|_| Error::Malformed(what))
 }

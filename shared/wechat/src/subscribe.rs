@@ -187,9 +187,7 @@ pub fn fit(key: &str, value: &str) -> String {
         Some(Kind::Number) => (number(&text, 32, 32), "0"),
         Some(Kind::Letter) => (pick(&text, 32, |c| c.is_ascii_alphabetic()), "NA"),
         Some(Kind::Symbol) => (pick(&text, 5, is_symbol), "-"),
-        Some(Kind::CharacterString) => {
-            (pick(&text, 32, |c| c.is_ascii_graphic() || c == ' ').trim_end().to_owned(), "-")
-        }
+        Some(Kind::CharacterString) => (pick(&text, 32, |c| c.is_ascii_graphic() || c == ' '), "-"),
         Some(Kind::Time) => (span(&text, Moment::as_time), "00:00"),
         Some(Kind::Date) => (span(&text, Moment::as_date), "1970年1月1日"),
         Some(Kind::Amount) => (amount(&text), "0元"),
@@ -200,6 +198,11 @@ pub fn fit(key: &str, value: &str) -> String {
         Some(Kind::Listed) => (text, "无"),
     };
     if fitting.is_empty() { nothing.to_owned() } else { fitting }
+}
+
+/// Any text without control characters, cut to `max` UTF-16 units; empty if nothing in it can be seen.
+pub(crate) fn shorten(text: &str, max: usize) -> String {
+    cut(&clean(text), max)
 }
 
 /// Without control characters, invisible marks and repeated space; empty if nothing in it can be seen.
@@ -250,7 +253,9 @@ pub fn cut(text: &str, max: usize) -> String {
 /// The allowed characters, narrowed first, at most `max`. All allowed ones are one UTF-16 unit long.
 fn pick(text: &str, max: usize, allowed: impl Fn(char) -> bool) -> String {
     let picked: String = text.chars().map(narrow).filter(|c| allowed(*c)).collect();
-    picked.trim_start().chars().take(max).collect()
+    // Where something was left out there may be two spaces now.
+    let cut: String = clean(&picked).chars().take(max).collect();
+    cut.trim_end().to_owned()
 }
 
 /// A full-width form as ASCII, other characters as they are.
@@ -325,13 +330,11 @@ fn phone_number(text: &str) -> String {
     if !kept.contains(|c: char| c.is_ascii_digit()) {
         return String::new();
     }
-    let cut: String = kept.chars().take(17).collect();
     if kept.len() <= 17 {
         return kept;
     }
     // The digits say more than what separates them.
-    let bare: String = kept.chars().filter(char::is_ascii_digit).take(17).collect();
-    if bare.is_empty() { cut } else { bare }
+    kept.chars().filter(char::is_ascii_digit).take(17).collect()
 }
 
 fn car_number(text: &str) -> String {
@@ -461,7 +464,8 @@ pub enum SendClass {
     NotSubscribed,
     /// Another message to the same user is on its way; nothing was sent. Try again soon. (43108)
     Concurrent,
-    /// Nothing was sent, and the same try can succeed later. (-1, HTTP 429)
+    /// Nothing was sent, and the same try can succeed later. (-1, HTTP 429) -1 is an answer, unlike silence: it says that the request
+    /// was not carried out and asks to try again.
     Retry,
     /// Nothing was sent, and for this long nothing will be, whoever the message is for. (45009, 45011; the same and a refused
     /// configuration when fetching the access token)

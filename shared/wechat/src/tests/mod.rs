@@ -2,6 +2,8 @@
 
 mod open;
 mod pay;
+mod shipping;
+mod subscribe;
 mod vectors;
 
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -86,31 +86,34 @@ impl MemoryCache {
     }
 }
 
-fn client_with(url: &str, clock: &Clock, cache: Arc<MemoryCache>) -> Client {
-    Client::new(Config {
+pub(super) fn config(url: &str, clock: &Clock) -> Config {
+    Config {
         base_url: url.to_owned(),
         appid: APPID.to_owned(),
         secret: Secret::new(SECRET),
         timeout: Duration::from_secs(5),
         now: clock.now(),
-        cache,
-    })
-    .unwrap()
+        cache: Arc::new(MemoryCache::default()),
+    }
 }
 
-fn client(url: &str, clock: &Clock) -> Client {
+fn client_with(url: &str, clock: &Clock, cache: Arc<MemoryCache>) -> Client {
+    Client::new(Config { cache, ..config(url, clock) }).unwrap()
+}
+
+pub(super) fn client(url: &str, clock: &Clock) -> Client {
     client_with(url, clock, Arc::default())
 }
 
-fn text_plain(body: impl ToString) -> Answer {
+pub(super) fn text_plain(body: impl ToString) -> Answer {
     Answer::new(200, body.to_string()).header("Content-Type", "text/plain")
 }
 
-fn token_answer(token: &str) -> Answer {
+pub(super) fn token_answer(token: &str) -> Answer {
     text_plain(json!({"access_token": token, "expires_in": 7200}))
 }
 
-const TOKEN_PATH: &str = "/cgi-bin/stable_token";
+pub(super) const TOKEN_PATH: &str = "/cgi-bin/stable_token";
 const PHONE_PATH: &str = "/wxa/business/getuserphonenumber";
 
 #[tokio::test]
@@ -304,7 +307,8 @@ async fn the_old_token_is_used_while_another_instance_renews_it() {
     let client = client_with(&server.url, &clock, cache.clone());
     let started = Instant::now();
     assert_eq!(client.access_token().await.unwrap().expose(), "OLD");
-    assert!(started.elapsed() < Duration::from_secs(1));
+    // Who waited for the other would be back after thirteen seconds.
+    assert!(started.elapsed() < Duration::from_secs(10));
     assert_eq!(server.count(), 0);
     // The other has finished.
     cache
@@ -322,7 +326,7 @@ async fn the_old_token_is_used_while_another_instance_renews_it() {
 #[tokio::test]
 async fn within_a_process_one_renews_and_the_rest_go_on_with_the_old_token() {
     let clock = Clock::new();
-    let server = Server::start(|_, _| token_answer("T1").after(Duration::from_millis(500))).await;
+    let server = Server::start(|_, _| token_answer("T1").after(Duration::from_secs(3))).await;
     let cache = MemoryCache::holding("OLD", clock.time() + TimeDelta::seconds(200));
     let client = Arc::new(client_with(&server.url, &clock, cache));
     let first = {
@@ -332,11 +336,10 @@ async fn within_a_process_one_renews_and_the_rest_go_on_with_the_old_token() {
     while server.count() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let started = Instant::now();
+    // Who waited would get the new one.
     for _ in 0..20 {
         assert_eq!(client.access_token().await.unwrap().expose(), "OLD");
     }
-    assert!(started.elapsed() < Duration::from_millis(400));
     assert_eq!(first.await.unwrap().expose(), "T1");
     assert_eq!((client.access_token().await.unwrap().expose(), server.count()), ("T1", 1));
 }
@@ -461,7 +464,8 @@ async fn a_silent_token_service_is_given_up_before_the_lock_ends() {
     .unwrap();
     let started = Instant::now();
     let error = client.access_token().await.unwrap_err();
-    assert!((8..10).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    // The lock ends after eleven seconds.
+    assert!((8..11).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     assert_eq!((server.count(), error.send_class()), (2, SendClass::NotSent));
 }
 

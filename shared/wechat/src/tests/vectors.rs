@@ -261,6 +261,17 @@ fn the_merchants_own_certificate_is_recognised() {
 }
 
 #[test]
+fn a_key_may_have_its_base64_on_one_line() {
+    let one_line = |pem: &str, kind: &str| {
+        let body: String = pem.lines().filter(|line| !line.starts_with("---")).collect();
+        format!("-----BEGIN {kind}-----\n{body}\n-----END {kind}-----\n")
+    };
+    let key = MerchantKey::from_pem("00", &one_line(&pem("java-merchant-private-key"), "PRIVATE KEY")).unwrap();
+    assert_eq!(key.sign(b"message").unwrap(), merchant_key().sign(b"message").unwrap());
+    PlatformKeys::new().add_pem("PUB_KEY_ID_1", &one_line(&pem("go-test-pub"), "PUBLIC KEY")).unwrap();
+}
+
+#[test]
 fn a_pkcs1_key_signs_like_its_pkcs8_form() {
     // PKCS#8 wraps the PKCS#1 structure; for this RSA-2048 key the wrapping is the first 26 bytes.
     use base64::Engine as _;
