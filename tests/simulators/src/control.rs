@@ -1,6 +1,8 @@
 //! Steering: the payer pays, a refund completes, a permission is granted, a request fails. The same operations are methods of
 //! [`Sim`] for tests in the same process.
 
+use std::collections::BTreeMap;
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
@@ -16,13 +18,15 @@ use serde_json::{Value, json};
 
 use crate::faults::{Fault, FaultMode, Target};
 use crate::notice::{Event, NoticeMode, NoticeResult};
-use crate::state::{Message, Order, RefundStatus, Sms, TradeState};
+use crate::state::{Duplicate, Message, Order, Quota, RefundStatus, Shipping, Sms, TradeState};
 use crate::wxpay::{refund_plaintext, trade_number, transaction_view};
 use crate::{Error, Sim, keys, query_value, sms};
 
 const BODY_MAX: usize = 256 * 1024;
 /// The newest orders or messages shown at once.
 const LIST_MAX: usize = 200;
+/// What one may ask for at most.
+const PAGE_MAX: usize = 20_000;
 
 /// The body of `POST control/pay`. One of `order_id`, `prepay_id`, `out_trade_no` or `payment` says what is paid.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -122,6 +126,18 @@ pub struct Subscribe {
     pub template_id: String,
     /// Added to what is left; 0 sets it to nothing, so that the next message meets 43101.
     pub count: u32,
+}
+
+/// The body of `POST control/shipping`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ShippingRules {
+    /// How long after its payment an order is not yet known to the reports of shipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_seconds: Option<u32>,
+    /// The user confirms the receipt of this order: its `out_trade_no` or the start of it. No further report is taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm_order_id: Option<String>,
 }
 
 /// Why a steering call did nothing.
@@ -303,6 +319,53 @@ impl Sim {
             .collect()
     }
 
+    /// Messages that say the same to the same person as another one does.
+    pub fn duplicates(&self) -> Vec<Duplicate> {
+        let mut groups: BTreeMap<(String, String, String), Duplicate> = BTreeMap::new();
+        for message in self.state().messages() {
+            let key = (message.open_id.clone(), message.template_id.clone(), message.data.to_string());
+            let group = groups.entry(key).or_insert_with(|| Duplicate {
+                open_id: message.open_id.clone(),
+                template_id: message.template_id.clone(),
+                data: message.data.clone(),
+                msg_ids: Vec::new(),
+            });
+            group.msg_ids.push(message.msg_id);
+        }
+        groups.into_values().filter(|group| group.msg_ids.len() > 1).collect()
+    }
+
+    /// What is left of granted permissions, by user and template.
+    pub fn quotas(&self, open_id: Option<&str>) -> Vec<Quota> {
+        let mut quotas: Vec<_> =
+            self.state().quotas().filter(|quota| open_id.is_none_or(|open_id| quota.open_id == open_id)).collect();
+        quotas.sort_by(|a, b| (&a.open_id, &a.template_id).cmp(&(&b.open_id, &b.template_id)));
+        quotas
+    }
+
+    /// What was reported about the shipping of orders whose number begins with `prefix`, newest order first.
+    pub fn shipping(&self, prefix: &str) -> Vec<Shipping> {
+        let state = self.state();
+        let orders = state.newest_orders().filter(|order| order.out_trade_no.starts_with(prefix));
+        orders.filter_map(|order| state.shipping(order.transaction_id.as_deref()?)).cloned().collect()
+    }
+
+    /// Changes how reports of shipping are taken.
+    pub fn rule_shipping(&self, rules: &ShippingRules) -> Result<(), Refused> {
+        let mut state = self.state();
+        if let Some(seconds) = rules.lag_seconds {
+            state.shipping_lag = chrono::TimeDelta::seconds(i64::from(seconds));
+        }
+        if let Some(prefix) = &rules.confirm_order_id {
+            let order = state.newest_with_prefix(prefix).and_then(|order| order.transaction_id.clone());
+            let shipping = order.and_then(|id| state.shipping(&id).cloned());
+            let mut shipping = shipping.ok_or_else(|| Refused::new(404, "NOT_FOUND", "no shipping of this order"))?;
+            shipping.confirmed = true;
+            state.put_shipping(shipping);
+        }
+        Ok(())
+    }
+
     /// Accepted text messages, newest first; `phone` with or without its prefix.
     pub fn sms(&self, phone: Option<&str>) -> Vec<Sms> {
         let phone = phone.map(sms::without_prefix);
@@ -367,9 +430,31 @@ async fn answer(sim: &Sim, method: &Method, uri: &Uri, body: &[u8]) -> Result<Va
             Ok(json!({ "success": true }))
         }
         ("GET", "/messages") => {
+            let number = |name: &str| query_value(uri, name).and_then(|value| value.parse::<u64>().ok());
+            let limit = number("limit").and_then(|limit| usize::try_from(limit).ok()).unwrap_or(LIST_MAX).min(PAGE_MAX);
             let messages = sim.messages(query_value(uri, "openId").as_deref());
-            let skip = messages.len().saturating_sub(LIST_MAX);
-            Ok(json!({ "success": true, "messages": messages.into_iter().skip(skip).collect::<Vec<_>>() }))
+            let total = messages.len();
+            let messages: Vec<Message> = match number("after") {
+                // A page in the order of sending.
+                Some(after) => messages.into_iter().filter(|message| message.msg_id > after).take(limit).collect(),
+                None => messages.into_iter().skip(total.saturating_sub(limit)).collect(),
+            };
+            Ok(json!({ "success": true, "total": total, "messages": messages }))
+        }
+        ("GET", "/duplicates") => Ok(json!({ "success": true, "duplicates": sim.duplicates() })),
+        ("GET", "/quota") => {
+            let quotas = sim.quotas(query_value(uri, "openId").as_deref());
+            Ok(json!({ "success": true, "quotas": quotas.into_iter().take(PAGE_MAX).collect::<Vec<_>>() }))
+        }
+        ("GET", "/requests") => Ok(json!({ "success": true, "requests": sim.all_requests() })),
+        ("POST", "/shipping") => {
+            sim.rule_shipping(&parse(body)?)?;
+            Ok(json!({ "success": true }))
+        }
+        ("GET", "/shipping") => {
+            let prefix = query_value(uri, "outTradeNo").or_else(|| query_value(uri, "orderId")).unwrap_or_default();
+            let shipping = sim.shipping(&prefix);
+            Ok(json!({ "success": true, "shipping": shipping.into_iter().take(LIST_MAX).collect::<Vec<_>>() }))
         }
         ("GET", "/sms") => {
             let messages = sim.sms(query_value(uri, "phone").as_deref());
@@ -399,6 +484,9 @@ fn shown(order: &Order, now: chrono::DateTime<chrono::Utc>) -> Result<Value, Ref
 }
 
 fn check(fault: &Fault) -> Result<(), Refused> {
+    if fault.rate.is_some_and(|rate| !(0.0..=1.0).contains(&rate)) {
+        return Err(Refused::argument("rate must be from 0 to 1"));
+    }
     match (fault.target, fault.mode, &fault.errcode) {
         (Target::Wechat | Target::Sms | Target::FaceId, FaultMode::BadSignature, _) => {
             Err(Refused::argument("only WeChat Pay signs its replies; badSignature is for wxpay"))

@@ -46,7 +46,7 @@ async fn entry(State(sim): State<Sim>, request: Request) -> Response {
     let mut forged = false;
     if let Some(fault) = &fault {
         match fault.mode {
-            FaultMode::Timeout => {
+            FaultMode::Timeout | FaultMode::Silence => {
                 tokio::time::sleep(fault.delay(30_000)).await;
                 return cut();
             }

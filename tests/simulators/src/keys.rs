@@ -50,6 +50,8 @@ pub const SMS_APP_ID: &str = "local-sms-app";
 pub const SMS_SIGN: &str = "local-金鹿";
 /// The approved template of verification codes: `{1}` is the code, `{2}` the minutes it is valid.
 pub const SMS_TEMPLATE: &str = "local-sms-code";
+/// The approved template of assignments: `{1}` is the customer, `{2}` who assigned them.
+pub const SMS_ASSIGNMENT_TEMPLATE: &str = "local-sms-assignment";
 
 /// The hash that names the simulated drand chain; read as text it says that it is no secret.
 pub const DRAND_CHAIN: &str = "6a696e6c752d6c6f63616c2d746573742d636861696e2d6e6f742d7365637265";

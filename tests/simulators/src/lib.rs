@@ -12,6 +12,7 @@ mod faults;
 pub mod keys;
 mod notice;
 mod openapi;
+mod shipping;
 mod sms;
 mod state;
 mod tc3;
@@ -19,20 +20,22 @@ mod tc3;
 mod tests;
 mod wxpay;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use chrono::{DateTime, FixedOffset, SecondsFormat, Utc};
+use chrono::{DateTime, FixedOffset, SecondsFormat, TimeDelta, Utc};
 use http::Uri;
 use percent_encoding::percent_decode_str;
 
-pub use crate::control::{CompleteRefund, PaidReply, Pay, Payment, Refused, Subscribe};
+pub use crate::control::{CompleteRefund, PaidReply, Pay, Payment, Refused, ShippingRules, Subscribe};
 pub use crate::faults::{Fault, FaultMode, Target};
 pub use crate::notice::{NoticeMode, NoticeResult};
-pub use crate::state::{Message, Order, Prepay, Refund, RefundStatus, Sms};
+pub use crate::openapi::keyword;
+pub use crate::state::{Duplicate, Message, Order, Parcel, Prepay, Quota, Refund, RefundStatus, Shipping, Sms};
 
 /// What the simulators read the time from; the local cloud passes its movable clock.
 pub type Now = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
@@ -48,6 +51,8 @@ pub struct SimConfig {
     pub settle_refunds_on_query: bool,
     /// A subscribe message needs a granted permission (`control/subscribe`); otherwise only pairs once granted are counted.
     pub strict_quota: bool,
+    /// How long after its payment an order is not yet known to the reports of shipping; on the real one about a minute.
+    pub shipping_lag: TimeDelta,
     /// Behave as for a new merchant that has no platform certificate: `/v3/certificates` answers 404.
     pub public_key_only: bool,
     /// Where the upstream's memory outlives the process: a journal of JSON lines, rewritten atomically when it grows.
@@ -62,6 +67,7 @@ impl SimConfig {
             notify: NoticeMode::Once,
             settle_refunds_on_query: true,
             strict_quota: false,
+            shipping_lag: TimeDelta::zero(),
             public_key_only: false,
             state_file: None,
         }
@@ -114,6 +120,7 @@ struct Inner {
     keyring: crypto::Keyring,
     state: Mutex<state::State>,
     faults: Mutex<Vec<Fault>>,
+    counts: Mutex<BTreeMap<(Target, String), u64>>,
     http: reqwest::Client,
 }
 
@@ -139,12 +146,14 @@ impl Sim {
             .timeout(NOTICE_TIMEOUT)
             .build()
             .map_err(Error::Client)?;
-        let state = state::State::open(config.state_file.as_deref())?;
+        let mut state = state::State::open(config.state_file.as_deref())?;
+        state.shipping_lag = config.shipping_lag;
         let inner = Inner {
             config,
             keyring: crypto::Keyring::load()?,
             state: Mutex::new(state),
-            faults: Mutex::new(Vec::new()),
+            faults: Mutex::default(),
+            counts: Mutex::default(),
             http,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -179,6 +188,10 @@ impl Sim {
 
     pub(crate) fn http(&self) -> &reqwest::Client {
         &self.inner.http
+    }
+
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<(Target, String), u64>> {
+        self.inner.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn faults(&self) -> MutexGuard<'_, Vec<Fault>> {

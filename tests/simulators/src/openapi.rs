@@ -1,4 +1,4 @@
-//! The mini program's Open API: login, access tokens, phone numbers, subscribe messages.
+//! The mini program's Open API: login, access tokens, phone numbers, subscribe messages; reports of shipping are next door.
 //!
 //! Like the real one it answers HTTP 200 for nearly every failure, labels JSON `text/plain`, and leaves `errcode` out of a
 //! successful code2Session.
@@ -17,9 +17,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::crypto::random_hex;
-use crate::faults::{FaultMode, Target, cut};
+use crate::faults::{FaultMode, Target, afterwards, cut};
 use crate::state::{Message, State as Memory, Token, TokenKind};
-use crate::{Sim, keys, query_value};
+use crate::{Sim, keys, query_value, shipping};
 
 const BODY_MAX: usize = 256 * 1024;
 const TOKEN_LIFE: TimeDelta = TimeDelta::seconds(7_200);
@@ -34,10 +34,10 @@ pub(crate) fn router(sim: Sim) -> Router {
 
 /// `errcode` and `errmsg`.
 #[derive(Debug)]
-struct Refusal(i64, String);
+pub(crate) struct Refusal(i64, String);
 
 impl Refusal {
-    fn new(code: i64, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: i64, message: impl Into<String>) -> Self {
         Self(code, message.into())
     }
 }
@@ -62,7 +62,7 @@ async fn entry(State(sim): State<Sim>, request: Request) -> Response {
             FaultMode::Errcode => {
                 return error(&Refusal::new(fault.errcode.as_ref().and_then(Value::as_i64).unwrap_or(-1), "injected"));
             }
-            FaultMode::BadSignature | FaultMode::DropAfterCommit | FaultMode::Slow => {}
+            FaultMode::BadSignature | FaultMode::DropAfterCommit | FaultMode::Silence | FaultMode::Slow => {}
         }
     }
     let Ok(body) = to_bytes(body, BODY_MAX).await else { return plain(StatusCode::PAYLOAD_TOO_LARGE, String::new()) };
@@ -74,14 +74,7 @@ async fn entry(State(sim): State<Sim>, request: Request) -> Response {
         }
         None => plain(StatusCode::NOT_FOUND, String::new()),
     };
-    match fault {
-        Some(fault) if fault.mode == FaultMode::DropAfterCommit => cut(),
-        Some(fault) if fault.mode == FaultMode::Slow => {
-            tokio::time::sleep(fault.delay(6_000)).await;
-            response
-        }
-        _ => response,
-    }
+    afterwards(fault.as_ref(), response).await
 }
 
 fn answer(sim: &Sim, method: &Method, uri: &Uri, body: &[u8]) -> Option<Result<Value, Refusal>> {
@@ -95,11 +88,16 @@ fn answer(sim: &Sim, method: &Method, uri: &Uri, body: &[u8]) -> Option<Result<V
         "/cgi-bin/stable_token" | "/wxa/business/getuserphonenumber" | "/cgi-bin/message/subscribe/send" if get => {
             Err(Refusal::new(43002, "require POST method"))
         }
+        path if get && shipping::PATHS.contains(&path) => Err(Refusal::new(43002, "require POST method")),
         "/cgi-bin/stable_token" => stable_token(sim, body, now),
         "/wxa/business/getuserphonenumber" => token(&sim.state(), uri, now).and_then(|()| phone_number(body, now)),
         "/cgi-bin/message/subscribe/send" => {
             let checked = token(&sim.state(), uri, now);
             checked.and_then(|()| send(sim, body, now))
+        }
+        path if shipping::PATHS.contains(&path) => {
+            let checked = token(&sim.state(), uri, now);
+            checked.and_then(|()| shipping::answer(sim, path, body, now))
         }
         _ => return None,
     })
@@ -320,13 +318,15 @@ fn one_of(field: &str, value: Option<String>, allowed: &[&str]) -> Result<String
     }
 }
 
-/// What a template keyword of this kind takes; keys are a kind followed by a number, such as `thing1`.
-fn keyword(key: &str, value: &str) -> Result<(), &'static str> {
-    let length = value.chars().count();
+/// Whether a template's keyword takes the value; keys are a kind followed by a number, such as `thing1`.
+///
+/// As strict as the documents can be read. Characters are counted as UTF-16 units, the count that never comes out smaller.
+pub fn keyword(key: &str, value: &str) -> Result<(), &'static str> {
+    let length = value.encode_utf16().count();
     if value.trim().is_empty() {
         return Err("is empty");
     }
-    if value.chars().any(char::is_control) {
+    if value.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
         return Err("contains a control character");
     }
     let all = |allowed: fn(char) -> bool| value.chars().all(allowed);
@@ -336,43 +336,93 @@ fn keyword(key: &str, value: &str) -> Result<(), &'static str> {
     }
     let good = match kind {
         "thing" => length <= 20,
-        "number" => {
-            length <= 32
-                && value.parse::<f64>().is_ok()
-                && all(|character| character.is_ascii_digit() || character == '.' || character == '-')
-        }
+        "number" => length <= 32 && decimal(value, 32),
         "letter" => length <= 32 && all(|character| character.is_ascii_alphabetic()),
-        "symbol" => length <= 5 && all(|character| !character.is_alphanumeric()),
+        "symbol" => length <= 5 && all(|character| !character.is_alphanumeric() && !character.is_whitespace()),
         "character_string" => length <= 32 && all(|character| character.is_ascii_graphic() || character == ' '),
-        "time" => length <= 64 && value.contains(':') && value.chars().any(|character| character.is_ascii_digit()),
-        "date" => length <= 64 && value.chars().any(|character| character.is_ascii_digit()),
+        "time" => one_or_two(value, |part| match part.rsplit_once(' ') {
+            Some((day, clock)) => is_day(day) && is_clock(clock),
+            None => is_clock(part),
+        }),
+        "date" => one_or_two(value, |part| match part.split_once(' ') {
+            Some((day, clock)) => is_day(day) && is_clock(clock),
+            None => is_day(part),
+        }),
         "amount" => amount(value),
-        "phone_number" => length <= 17 && all(|character| character.is_ascii_digit() || "+-() ".contains(character)),
-        "car_number" => length <= 8,
-        "name" => {
-            if value.is_ascii() {
-                length <= 20
-            } else {
-                length <= 10
-            }
+        "phone_number" => {
+            length <= 17
+                && value.contains(|character: char| character.is_ascii_digit())
+                && all(|character| character.is_ascii_digit() || "+-() ".contains(character))
         }
-        "phrase" => length <= 5 && all(|character| ('\u{4E00}'..='\u{9FFF}').contains(&character)),
-        "enum" => true,
+        "car_number" => length <= 8 && car_number(value),
+        "name" => {
+            let max = if value.is_ascii() { 20 } else { 10 };
+            length <= max && all(|character| character.is_ascii_alphabetic() || is_chinese(character))
+        }
+        "phrase" => length <= 5 && all(is_chinese),
+        // Only the template knows its list.
+        "enum" | "const" => true,
         _ => return Err("has a key of an unknown kind"),
     };
     if good { Ok(()) } else { Err("does not fit its kind") }
+}
+
+fn is_chinese(character: char) -> bool {
+    ('\u{4E00}'..='\u{9FFF}').contains(&character)
+}
+
+fn all_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Digits with at most one point between them.
+fn decimal(text: &str, whole_max: usize) -> bool {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    all_digits(whole) && all_digits(fraction) && whole.len() <= whole_max
+}
+
+/// One point in time, or a span with `~` in it.
+fn one_or_two(value: &str, good: impl Fn(&str) -> bool) -> bool {
+    let mut parts = value.split('~');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(one), None, _) => good(one),
+        (Some(from), Some(to), None) => good(from) && good(to),
+        _ => false,
+    }
+}
+
+/// `15:01`.
+fn is_clock(text: &str) -> bool {
+    let Some((hour, minute)) = text.split_once(':') else { return false };
+    let within = |text: &str, max: u32| all_digits(text) && text.parse::<u32>().is_ok_and(|number| number <= max);
+    matches!(hour.len(), 1 | 2) && minute.len() == 2 && within(hour, 23) && within(minute, 59)
+}
+
+/// `2019年10月1日` or `2018-01-01`.
+fn is_day(text: &str) -> bool {
+    let parse = |text: &str, format: &str| chrono::NaiveDate::parse_from_str(text, format).is_ok();
+    let digits = text.chars().take(4).filter(char::is_ascii_digit).count();
+    digits == 4 && !text.contains(' ') && (parse(text, "%Y年%m月%d日") || parse(text, "%Y-%m-%d"))
+}
+
+/// The first and the last place may be Chinese, the others are letters and digits.
+fn car_number(value: &str) -> bool {
+    let places: Vec<char> = value.chars().collect();
+    let last = places.len().saturating_sub(1);
+    places
+        .iter()
+        .enumerate()
+        .all(|(at, place)| place.is_ascii_alphanumeric() || ((at == 0 || at == last) && is_chinese(*place)))
 }
 
 /// One currency sign at most, up to ten digits, decimals, and an optional 元.
 fn amount(value: &str) -> bool {
     let bare = value.strip_suffix('元').unwrap_or(value);
     let bare = bare.strip_prefix(['￥', '¥', '$', '€', '£']).unwrap_or(bare);
-    let (whole, fraction) = bare.split_once('.').unwrap_or((bare, "0"));
-    let digits = |text: &str| !text.is_empty() && text.chars().all(|character| character.is_ascii_digit());
-    digits(whole) && digits(fraction) && whole.len() <= 10
+    decimal(bare, 10)
 }
 
-fn body_json<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refusal> {
+pub(crate) fn body_json<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refusal> {
     if body.is_empty() {
         return Err(Refusal::new(44002, "empty post data"));
     }

@@ -25,10 +25,12 @@ const ACTION: &str = "SendSms";
 const VERSION: &str = "2021-01-11";
 const NUMBERS_MAX: usize = 200;
 const SESSION_CONTEXT_MAX: usize = 511;
-/// Variables of [`keys::SMS_TEMPLATE`].
+/// Variables of either template.
 const TEMPLATE_PARAMS: usize = 2;
 /// A variable of a code template.
 const PARAM_DIGITS_MAX: usize = 6;
+/// A variable of [`keys::SMS_ASSIGNMENT_TEMPLATE`].
+const PARAM_CHARS_MAX: usize = 20;
 /// The service's default limits: one message of the same content, and messages of a Beijing day.
 const SAME_CONTENT_APART: TimeDelta = TimeDelta::seconds(30);
 const PER_DAY: usize = 10;
@@ -120,16 +122,20 @@ impl SendSms {
         if self.sign.as_deref() != Some(keys::SMS_SIGN) {
             return Err(Refusal::new("FailedOperation.SignatureIncorrectOrUnapproved", "no such SignName"));
         }
-        if self.template_id != keys::SMS_TEMPLATE {
+        let is_code = self.template_id == keys::SMS_TEMPLATE;
+        if !is_code && self.template_id != keys::SMS_ASSIGNMENT_TEMPLATE {
             return Err(Refusal::new("FailedOperation.TemplateUnapprovedOrNotExist", "no such TemplateId"));
         }
         if self.params.len() != TEMPLATE_PARAMS {
             let message = format!("the template has {TEMPLATE_PARAMS} variables");
             return Err(Refusal::new("FailedOperation.TemplateParamSetNotMatchApprovedTemplate", message));
         }
-        let good = |param: &String| param.len() <= PARAM_DIGITS_MAX && param.bytes().all(|byte| byte.is_ascii_digit());
+        let good = |param: &String| match is_code {
+            true => param.len() <= PARAM_DIGITS_MAX && param.bytes().all(|byte| byte.is_ascii_digit()),
+            false => (1..=PARAM_CHARS_MAX).contains(&param.chars().count()),
+        };
         if !self.params.iter().all(good) {
-            let message = "variables of a code template are 0 to 6 digits";
+            let message = "variables of a code template are 0 to 6 digits, the others 1 to 20 characters";
             return Err(Refusal::new("InvalidParameterValue.TemplateParameterFormatError", message));
         }
         Ok(())

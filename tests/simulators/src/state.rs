@@ -16,10 +16,10 @@ use serde_json::Value;
 use crate::Error;
 
 const ORDERS_MAX: usize = 10_000;
-const MESSAGES_MAX: usize = 10_000;
+const MESSAGES_MAX: usize = 100_000;
 const SMS_MAX: usize = 10_000;
 const CODES_MAX: usize = 10_000;
-const QUOTAS_MAX: usize = 10_000;
+const QUOTAS_MAX: usize = 100_000;
 const TOKENS_MAX: usize = 20;
 /// Byte-equal repeats of one order; only the newest ones can be paid.
 const PREPAYS_MAX: usize = 20;
@@ -218,6 +218,91 @@ pub struct Message {
     pub sent_at: DateTime<Utc>,
 }
 
+/// Messages that say the same to the same person.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Duplicate {
+    /// The receiver.
+    pub open_id: String,
+    /// The template.
+    pub template_id: String,
+    /// What they say.
+    pub data: Value,
+    /// Their numbers, oldest first.
+    pub msg_ids: Vec<u64>,
+}
+
+/// How many messages of a template a user still accepts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Quota {
+    /// The user.
+    pub open_id: String,
+    /// The template.
+    pub template_id: String,
+    /// What is left.
+    pub left: u32,
+}
+
+/// What was reported about the shipping of a payment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shipping {
+    /// The payment.
+    pub transaction_id: String,
+    /// The merchant's number of it.
+    pub out_trade_no: String,
+    /// Who paid.
+    pub open_id: String,
+    /// 1 express, 2 city, 3 virtual, 4 self pick-up.
+    pub logistics_type: u8,
+    /// 1 unified, 2 split.
+    pub delivery_mode: u8,
+    /// Nothing more will come.
+    pub finished: bool,
+    /// Reports after it was finished: one is allowed.
+    pub reships: u32,
+    /// Accepted reports, the unchanged ones not counted.
+    pub reports: u32,
+    /// What was sent.
+    pub shipping_list: Vec<Parcel>,
+    /// `upload_time` of the last report.
+    pub upload_time: DateTime<Utc>,
+    /// When the last report came.
+    pub reported_at: DateTime<Utc>,
+    /// The user has confirmed the receipt.
+    #[serde(default)]
+    pub confirmed: bool,
+}
+
+/// One parcel of a shipping report, spelled as on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parcel {
+    /// The courier's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking_no: Option<String>,
+    /// The courier's code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub express_company: Option<String>,
+    /// What is in it.
+    #[serde(default)]
+    pub item_desc: String,
+    /// Masked phone numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<Contact>,
+}
+
+/// Who can be called about a parcel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contact {
+    /// The sender's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consignor_contact: Option<String>,
+    /// The receiver's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver_contact: Option<String>,
+}
+
 /// A text message that was accepted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -264,6 +349,7 @@ enum Line {
     Tokens(Vec<Token>),
     Quota { open_id: String, template_id: String, left: u32 },
     Code(String),
+    Shipping(Shipping),
 }
 
 #[derive(Default)]
@@ -280,6 +366,10 @@ pub(crate) struct State {
     tokens: Vec<Token>,
     quotas: HashMap<(String, String), u32>,
     codes: VecDeque<String>,
+    /// By transaction.
+    shipping: HashMap<String, Shipping>,
+    /// How long after its payment an order is not yet known to the reports of shipping.
+    pub(crate) shipping_lag: TimeDelta,
     /// Forced token renewals; the limit is per day and forgotten at a restart.
     pub(crate) forced: VecDeque<DateTime<Utc>>,
     /// Refund calls that failed lately, for the limit on failing calls.
@@ -341,6 +431,11 @@ impl State {
                     self.quotas.insert((open_id, template_id), left);
                 }
             }
+            Line::Shipping(shipping) => {
+                if self.shipping.len() < ORDERS_MAX || self.shipping.contains_key(&shipping.transaction_id) {
+                    self.shipping.insert(shipping.transaction_id.clone(), shipping);
+                }
+            }
             Line::Code(code) => {
                 self.codes.push_back(code);
                 if self.codes.len() > CODES_MAX {
@@ -392,7 +487,8 @@ impl State {
             .saturating_add(self.messages.len())
             .saturating_add(self.sms.len())
             .saturating_add(self.quotas.len())
-            .saturating_add(self.codes.len());
+            .saturating_add(self.codes.len())
+            .saturating_add(self.shipping.len());
         let grown =
             self.journal.as_ref().filter(|journal| journal.lines > live.saturating_mul(4).saturating_add(1_000));
         if let Some(path) = grown.map(|journal| journal.path.clone())
@@ -437,6 +533,9 @@ impl State {
         }
         for sms in &self.sms {
             write(&Line::Sms(sms.clone()))?;
+        }
+        for shipping in self.shipping.values() {
+            write(&Line::Shipping(shipping.clone()))?;
         }
         for order in self.orders.values() {
             write(&Line::Order(order.clone()))?;
@@ -504,6 +603,22 @@ impl State {
 
     pub(crate) fn put_quota(&mut self, open_id: &str, template_id: &str, left: u32) {
         self.record(Line::Quota { open_id: open_id.to_owned(), template_id: template_id.to_owned(), left });
+    }
+
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = Quota> {
+        self.quotas.iter().map(|((open_id, template_id), left)| Quota {
+            open_id: open_id.clone(),
+            template_id: template_id.clone(),
+            left: *left,
+        })
+    }
+
+    pub(crate) fn shipping(&self, transaction_id: &str) -> Option<&Shipping> {
+        self.shipping.get(transaction_id)
+    }
+
+    pub(crate) fn put_shipping(&mut self, shipping: Shipping) {
+        self.record(Line::Shipping(shipping));
     }
 
     pub(crate) fn next_message(&self) -> u64 {

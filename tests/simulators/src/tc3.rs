@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Sim;
 use crate::crypto::random_hex;
-use crate::faults::{FaultMode, Target, cut};
+use crate::faults::{FaultMode, Target, afterwards, cut};
 
 const BODY_MAX: usize = 256 * 1024;
 const ALGORITHM: &str = "TC3-HMAC-SHA256";
@@ -80,7 +80,7 @@ pub(crate) async fn serve(
             }
             FaultMode::TooMany => return error(&Refusal::new("RequestLimitExceeded", "injected")),
             FaultMode::Errcode => injected = fault.errcode.as_ref().and_then(Value::as_str),
-            FaultMode::BadSignature | FaultMode::DropAfterCommit | FaultMode::Slow => {}
+            FaultMode::BadSignature | FaultMode::DropAfterCommit | FaultMode::Silence | FaultMode::Slow => {}
         }
     }
     let response = match to_bytes(body, BODY_MAX).await {
@@ -93,14 +93,7 @@ pub(crate) async fn serve(
         },
         Err(_) => error(&Refusal::new("RequestSizeLimitExceeded", "the body is too long")),
     };
-    match fault {
-        Some(fault) if fault.mode == FaultMode::DropAfterCommit => cut(),
-        Some(fault) if fault.mode == FaultMode::Slow => {
-            tokio::time::sleep(fault.delay(6_000)).await;
-            response
-        }
-        _ => response,
-    }
+    afterwards(fault.as_ref(), response).await
 }
 
 /// A header that is there exactly once.

@@ -1,6 +1,8 @@
 //! The simulators seen from outside: requests signed by hand, replies and notices verified with `ring`.
 
 mod drand;
+mod faults;
+mod shipping;
 mod sms;
 
 use std::path::{Path, PathBuf};
@@ -1061,7 +1063,41 @@ async fn subscribe_messages_are_checked_counted_and_kept() {
         ("amount6", "12345678901", 47003),
         ("phrase7", "已发货", 0),
         ("phrase7", "shipped", 47003),
+        ("phrase7", "已发货并签收", 47003),
         ("name8", "李小明", 0),
+        ("name8", "李小明Ming", 0),
+        ("name8", "abcdefghijklmnopqrst", 0),
+        ("name8", "abcdefghijklmnopqrstu", 47003),
+        ("name8", "李小明2", 47003),
+        ("name8", "一二三四五六七八九十一", 47003),
+        ("thing1", "👨‍👩‍👧👨‍👩‍👧", 0),
+        ("thing1", "👨‍👩‍👧👨‍👩‍👧👨‍👩‍👧", 47003),
+        ("number2", "-5", 47003),
+        ("number2", "1.2.3", 47003),
+        ("number2", "5.", 47003),
+        ("number2", "123456789012345678901234567890123", 47003),
+        ("letter9", "abc", 0),
+        ("letter9", "abc1", 47003),
+        ("symbol9", "!?", 0),
+        ("symbol9", "a", 47003),
+        ("symbol9", "!!!!!!", 47003),
+        ("time4", "10:00", 0),
+        ("time4", "2026年11月21日 10:00~2026年11月22日 11:00", 0),
+        ("time4", "25:00", 47003),
+        ("time4", "2026年11月21日", 47003),
+        ("time4", "10:00~11:00~12:00", 47003),
+        ("date5", "2026年11月21日 10:00", 0),
+        ("date5", "2026年2月30日", 47003),
+        ("date5", "11月21日", 47003),
+        ("amount6", "1,234", 47003),
+        ("amount6", "￥￥1", 47003),
+        ("phone_number9", "+86-0766-66888866", 0),
+        ("phone_number9", "138****0001", 47003),
+        ("phone_number9", "--", 47003),
+        ("car_number9", "粤A8Z888挂", 0),
+        ("car_number9", "粤A8挂88", 47003),
+        ("enum9", "任意", 0),
+        ("const9", "任意", 0),
     ];
     let mut accepted = 0;
     for (key, value, errcode) in cases {

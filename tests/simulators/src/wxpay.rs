@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::crypto::{Signer, encrypt, random_hex};
-use crate::faults::{FaultMode, Target, cut};
+use crate::faults::{FaultMode, Target, afterwards, cut};
 use crate::{Error, Sim, beijing, keys};
 
 pub(crate) use refunds::{notice_plaintext as refund_plaintext, trade_number};
@@ -158,7 +158,7 @@ async fn entry(State(sim): State<Sim>, OriginalUri(original): OriginalUri, reque
                 ));
             }
             FaultMode::Errcode => return refuse(&injected(fault.errcode.as_ref())),
-            FaultMode::BadSignature | FaultMode::DropAfterCommit | FaultMode::Slow => {}
+            FaultMode::BadSignature | FaultMode::DropAfterCommit | FaultMode::Silence | FaultMode::Slow => {}
         }
     }
     let Ok(body) = to_bytes(body, BODY_MAX).await else { return empty(StatusCode::PAYLOAD_TOO_LARGE) };
@@ -183,14 +183,7 @@ async fn entry(State(sim): State<Sim>, OriginalUri(original): OriginalUri, reque
             })
         }
     };
-    match fault {
-        Some(fault) if fault.mode == FaultMode::DropAfterCommit => cut(),
-        Some(fault) if fault.mode == FaultMode::Slow => {
-            tokio::time::sleep(fault.delay(6_000)).await;
-            response
-        }
-        _ => response,
-    }
+    afterwards(fault.as_ref(), response).await
 }
 
 fn answer(sim: &Sim, route: &Route, uri: &Uri, call: &Call<'_>) -> Result<(Answer, Signer), Refusal> {
