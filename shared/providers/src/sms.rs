@@ -1,4 +1,4 @@
-//! Verification codes by text message: Tencent Cloud SMS, `SendSms` of 2021-01-11.
+//! Text messages, verification codes above all: Tencent Cloud SMS, `SendSms` of 2021-01-11.
 //!
 //! Its habits: HTTP 200 for nearly every failure, an error for the request as a whole or a status per number, and no key that
 //! makes a repetition harmless. So the status decides, nothing is ever sent twice from here, and an answer that did not come
@@ -224,7 +224,7 @@ struct SendSms<'a> {
     sms_sdk_app_id: &'a str,
     sign_name: &'a str,
     template_id: &'a str,
-    template_param_set: [&'a str; 2],
+    template_param_set: &'a [&'a str],
 }
 
 #[derive(Deserialize)]
@@ -265,12 +265,6 @@ impl TencentSms {
     /// There is no second attempt inside, and after [`SmsError::outcome_unknown`] there must be none outside either until the
     /// person asks for one.
     pub async fn send_code(&self, phone: &str, code: &str, minutes: u32) -> Result<SendReceipt, SmsError> {
-        let phone = e164(phone).ok_or_else(|| {
-            SmsError::InvalidNumber(Said {
-                code: "InvalidParameterValue.IncorrectPhoneNumber".to_owned(),
-                request_id: "-".to_owned(),
-            })
-        })?;
         let minutes = minutes.to_string();
         let parameter = |text: &str| {
             (1..=PARAMETER_DIGITS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
@@ -278,12 +272,31 @@ impl TencentSms {
         if !parameter(code) || !parameter(&minutes) || minutes == "0" {
             return Err(SmsError::Misuse("code and minutes must be one to six digits"));
         }
+        self.submit(phone, &self.config.template_id, &[code, &minutes]).await
+    }
+
+    /// Send a message by another approved template, once; `params` are its variables in order. The same holds as for
+    /// [`TencentSms::send_code`]: there is no second attempt inside, and none is right while the outcome is unknown.
+    pub async fn send(&self, phone: &str, template_id: &str, params: &[&str]) -> Result<SendReceipt, SmsError> {
+        if template_id.trim().is_empty() || params.iter().any(|param| param.trim().is_empty()) {
+            return Err(SmsError::Misuse("the template and its variables must not be empty"));
+        }
+        self.submit(phone, template_id, params).await
+    }
+
+    async fn submit(&self, phone: &str, template_id: &str, params: &[&str]) -> Result<SendReceipt, SmsError> {
+        let phone = e164(phone).ok_or_else(|| {
+            SmsError::InvalidNumber(Said {
+                code: "InvalidParameterValue.IncorrectPhoneNumber".to_owned(),
+                request_id: "-".to_owned(),
+            })
+        })?;
         let request = SendSms {
             phone_number_set: [&phone],
             sms_sdk_app_id: &self.config.sdk_app_id,
             sign_name: &self.config.sign_name,
-            template_id: &self.config.template_id,
-            template_param_set: [code, &minutes],
+            template_id,
+            template_param_set: params,
         };
         let payload = serde_json::to_vec(&request).map_err(|_| SmsError::Misuse("the request is not JSON"))?;
         let now = (self.config.now)();
