@@ -42,6 +42,61 @@ pub(crate) fn data_keys() -> (Vec<DataKey>, Vec<DataKey>) {
     (key(local::FIELD_KEY), key(local::INDEX_KEY))
 }
 
+/// A template for everything that the shop tells people. The results of draws come by a long-term one, so that both kinds are there.
+fn templates() -> Vec<Template> {
+    let template = |name: &str, id: &str, fields: &[(&str, &str)]| Template {
+        name: name.to_owned(),
+        template_id: format!("local-{id}"),
+        fields: fields.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        long_term: name == "lotteryResult",
+        ..Template::default()
+    };
+    vec![
+        template(
+            "assignment",
+            "assignment",
+            &[
+                ("thing1", "customerName"),
+                ("phone_number2", "customerPhone"),
+                ("thing3", "assignedBy"),
+                ("time4", "assignedAt"),
+                ("thing5", "remark"),
+            ],
+        ),
+        template(
+            "orderPaid",
+            "order-paid",
+            &[("character_string1", "orderNo"), ("thing2", "products"), ("amount3", "amount"), ("time4", "time")],
+        ),
+        template(
+            "orderShipped",
+            "order-shipped",
+            &[
+                ("character_string1", "orderNo"),
+                ("thing2", "products"),
+                ("thing3", "expressCompany"),
+                ("character_string4", "trackingNo"),
+                ("time5", "time"),
+            ],
+        ),
+        template(
+            "orderRefunded",
+            "order-refunded",
+            &[("character_string1", "orderNo"), ("amount2", "amount"), ("thing3", "reason"), ("time4", "time")],
+        ),
+        template(
+            "lotteryResult",
+            "lottery-result",
+            &[("thing1", "activityName"), ("phrase2", "result"), ("thing3", "productName")],
+        ),
+        template(
+            "coinExpiring",
+            "coin-expiring",
+            &[("number1", "coins"), ("number2", "balance"), ("time3", "expireTime"), ("thing4", "reason")],
+        ),
+    ]
+}
+
 /// The configuration of a local cloud that serves at `url`, on the database at `uri`.
 pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
     let (field_keys, index_keys) = data_keys();
@@ -92,15 +147,7 @@ pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
             secret_id: keys::FACEID_SECRET_ID.to_owned(),
             secret_key: keys::FACEID_SECRET_KEY.into(),
         }),
-        templates: vec![Template {
-            name: "lotteryResult".to_owned(),
-            template_id: "local-lottery-result".to_owned(),
-            fields: [("thing1", "activityName"), ("phrase2", "result"), ("thing3", "productName")]
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into(),
-            long_term: true,
-            ..Template::default()
-        }],
+        templates: templates(),
         verify_code_secret: Some(local::VERIFY_CODE_SECRET.into()),
         field_keys,
         index_keys,
@@ -126,6 +173,7 @@ mod tests {
             (keys::FACEID_SECRET_ID, keys::FACEID_SECRET_KEY)
         );
         assert_eq!(local::SMS_TEMPLATE_ID, keys::SMS_TEMPLATE);
+        assert_eq!(local::SMS_ASSIGNMENT_TEMPLATE_ID, keys::SMS_ASSIGNMENT_TEMPLATE);
         let chain = Chain::local();
         assert_eq!((chain.hash.as_str(), chain.genesis_time), (keys::DRAND_CHAIN, keys::DRAND_GENESIS));
         assert_eq!(u64::try_from(chain.period).unwrap(), keys::DRAND_PERIOD);

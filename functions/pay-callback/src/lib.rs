@@ -8,9 +8,9 @@ use std::time::Duration;
 use domain::Failure;
 use edge::{Accept, Context, Function, Need, RawReply, RawRequest};
 use serde_json::json;
+use shop::deliver::Deliverer;
+use shop::refunds;
 use shop::settle::{Merchant, Settlement, settle};
-use shop::{deliver, refunds};
-use tokio::time::Instant;
 use wechat::crypto::SignatureError;
 use wechat::pay::Client;
 use wechat::pay::notice::{Notice, NoticeError, NoticeResource};
@@ -48,7 +48,7 @@ async fn handle(ctx: Context, request: RawRequest) -> Result<RawReply, Failure> 
             let settled =
                 settle(ctx.store(), Merchant::of(pay), ctx.rules(), &transaction, "callback", ctx.now).await?;
             if matches!(settled, Settlement::Exception(_)) {
-                refund_at_once(&ctx).await;
+                refund_at_once(&ctx, transaction.transaction_id.as_deref().unwrap_or_default()).await;
             }
         }
         NoticeResource::Refund(refund) => {
@@ -75,11 +75,21 @@ async fn verified(ctx: &Context, pay: &Client, request: &RawRequest) -> Result<N
 }
 
 /// A first try within the time WeChat gives us; whatever it leaves undone is the timer's.
-async fn refund_at_once(ctx: &Context) {
-    let Ok(pay) = ctx.pay() else { return };
+async fn refund_at_once(ctx: &Context, transaction_id: &str) {
+    let clock = || ctx.app.clock.now();
+    let deliverer = Deliverer {
+        store: ctx.store(),
+        pay: ctx.pay().ok(),
+        open: None,
+        sms: None,
+        text_template: None,
+        templates: &ctx.app.config.templates,
+        tells: &ctx.rules().tells,
+        clock: &clock,
+    };
     let limit = ctx.time_left().min(Duration::from_secs(4));
-    let delivery = deliver::deliver_due(ctx.store(), pay, None, 1, Instant::now() + limit, ctx.now);
-    match tokio::time::timeout(limit, delivery).await {
+    let item = [refunds::item_id(&refunds::refund_no(transaction_id))];
+    match tokio::time::timeout(limit, deliverer.deliver_ids(&item)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "the refund waits for the timer"),
         Err(_) => tracing::warn!("the refund takes too long and waits for the timer"),

@@ -102,6 +102,10 @@ id! {
     /// `customers._id` of the CRM.
     CustomerId, 64, false
 }
+id! {
+    /// `staff._id`: the CRM's id of somebody who is assigned customers.
+    StaffId, 64, false
+}
 
 const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 

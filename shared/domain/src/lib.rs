@@ -22,7 +22,7 @@ pub mod vault;
 pub use code::Code;
 pub use day::BusinessDay;
 pub use failure::{BoxError, Failure, Refusal};
-pub use ids::{CustomerId, OpenId, OrderId, ProductId, SkuId, UserId};
+pub use ids::{CustomerId, OpenId, OrderId, ProductId, SkuId, StaffId, UserId};
 pub use money::{Fen, Points, Yuan};
 pub use order::{Logistics, OrderStatus, OrderType, PaymentMethod};
 pub use rules::{Consent, Event, ShopRules, Tells};

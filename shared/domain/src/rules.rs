@@ -62,15 +62,25 @@ pub enum Consent {
     LongTerm,
     /// For each message of this template.
     EachTime { template_id: String },
+    /// Whoever delivers the messages knows; here only the event's name is.
+    Elsewhere,
 }
 
-/// The events that the shop tells: those that have a template.
+/// The events that the shop tells: those that have a template, here or where messages are delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tells(BTreeMap<Event, Consent>);
 
 impl Tells {
     pub fn new(events: impl IntoIterator<Item = (Event, Consent)>) -> Self {
         Self(events.into_iter().collect())
+    }
+
+    /// These as well, of which only the names are known.
+    pub fn and_elsewhere(mut self, events: &[Event]) -> Self {
+        for event in events {
+            self.0.entry(*event).or_insert(Consent::Elsewhere);
+        }
+        self
     }
 
     /// Whether this event is told, and how users agree to it.

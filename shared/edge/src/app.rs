@@ -24,6 +24,9 @@ use crate::token_cache::StoreTokens;
 /// How long one exchange with WeChat or another provider may take.
 const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// Pieces of work that may outlive their calls at once.
+const AFTER_SLOTS: usize = 64;
+
 /// The configuration, the clock and the clients of one process. Made once; does no IO until a call needs it.
 pub struct App {
     pub config: Config,
@@ -39,6 +42,8 @@ pub struct App {
     index_keys: Option<IndexKeys>,
     sessions: Sessions,
     slots: Arc<Semaphore>,
+    /// For work that may outlive its call.
+    after_slots: Arc<Semaphore>,
 }
 
 /// The configuration reads well but a client cannot be made from it.
@@ -53,7 +58,7 @@ impl App {
     /// Make the clients. Connections are opened when they are first used.
     pub fn new(mut config: Config, clock: Clock) -> Result<Arc<Self>, AppError> {
         crate::install_tls_provider();
-        config.rules.tells = wechat::subscribe::tells(&config.templates);
+        config.rules.tells = wechat::subscribe::tells(&config.templates).and_elsewhere(&config.told);
         let store = match &config.store {
             Some(given) => store::StoreConfig::new(given.uri.expose(), given.database.as_str()),
             // Not an address, so that a function that forgot to declare its need fails at once and nowhere near a database.
@@ -70,6 +75,7 @@ impl App {
         let index_keys = vault_keys(&config.index_keys, "INDEX_KEYS", IndexKeys::new)?;
         let sessions = Sessions::new(&config.session_secrets);
         let slots = Arc::new(Semaphore::new(config.max_concurrent.min(Semaphore::MAX_PERMITS)));
+        let after_slots = Arc::new(Semaphore::new(AFTER_SLOTS));
         Ok(Arc::new(Self {
             config,
             clock,
@@ -84,6 +90,7 @@ impl App {
             index_keys,
             sessions,
             slots,
+            after_slots,
         }))
     }
 
@@ -176,11 +183,12 @@ impl App {
         &self.slots
     }
 
-    /// Wait until no call is running, those included whose client has gone away.
+    /// Wait until no call is running, those included whose client has gone away, nor what outlived its call.
     pub async fn idle(&self) {
         let all = u32::try_from(self.config.max_concurrent).unwrap_or(u32::MAX);
         // The semaphore is never closed, so there is nothing to fail.
         self.slots.acquire_many(all).await.ok();
+        self.after_slots.acquire_many(u32::try_from(AFTER_SLOTS).unwrap_or(u32::MAX)).await.ok();
     }
 }
 
@@ -369,6 +377,33 @@ impl Context {
             other => other.kind().to_owned(),
         };
         Some(CommandKey::new(self.function, &caller, &request.id, &request.input_hash))
+    }
+
+    /// Runs `work` and waits for it, but no longer than `budget`: then the call goes on and the work ends by itself. `None` when it
+    /// did not end in time, panicked, or was not begun because too much other work is still at it.
+    ///
+    /// The platform may freeze or end the process after the reply, so this is only for work that the store knows about and
+    /// somebody else can tell the end of, such as one try of an outbox item. Cutting such a try off at the budget would be worse:
+    /// its exchange would have happened, and nobody would know how it ended.
+    pub async fn outlive<T: Send + 'static>(
+        &self,
+        budget: Duration,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let slot = Arc::clone(&self.app.after_slots).try_acquire_owned().ok()?;
+        let task = tokio::spawn(async move {
+            let _slot = slot;
+            work.await
+        });
+        match tokio::time::timeout(budget.min(self.time_left()), task).await {
+            Ok(Ok(done)) => Some(done),
+            Ok(Err(_panic)) => {
+                let (function, trace_id) = (self.function, self.trace_id.as_str());
+                tracing::error!(function, trace_id, "INVARIANT_NO_PANIC work beside a call panicked");
+                None
+            }
+            Err(_elapsed) => None,
+        }
     }
 
     /// How much of the time limit is left, e.g. for a first delivery right after the commit.

@@ -8,8 +8,8 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use domain::ShopRules;
 use domain::vault::KEY_BYTES;
+use domain::{Event, ShopRules};
 use providers::drand::Chain;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
@@ -49,6 +49,8 @@ pub mod local {
     pub const SMS_SIGN: &str = "local-金鹿";
     /// The simulated SMS service's one template.
     pub const SMS_TEMPLATE_ID: &str = "local-sms-code";
+    /// The simulated SMS service's template for assignments.
+    pub const SMS_ASSIGNMENT_TEMPLATE_ID: &str = "local-sms-assignment";
     /// What the local cloud's verification codes are hashed with.
     pub const VERIFY_CODE_SECRET: &str = "local-verify-code-secret-0123456789";
 
@@ -79,6 +81,7 @@ pub mod local {
         SMS_APP_ID,
         SMS_SIGN,
         SMS_TEMPLATE_ID,
+        SMS_ASSIGNMENT_TEMPLATE_ID,
         VERIFY_CODE_SECRET,
         FACEID_SECRET_ID,
         FACEID_SECRET_KEY,
@@ -105,11 +108,15 @@ pub struct Config {
     pub open_api: Option<OpenApiConfig>,
     pub pay: Option<PayConfig>,
     pub sms: Option<SmsConfig>,
+    /// The approved template that tells an assignment to people whom no message of the mini-program reaches. Without it none does.
+    pub assignment_sms_template: Option<String>,
     pub drand: Option<DrandConfig>,
     /// Identity numbers are also checked against the register. Without it their form alone is.
     pub faceid: Option<FaceIdConfig>,
     /// The mini-program's templates for messages.
     pub templates: Vec<Template>,
+    /// Events that are told although their templates are not here, for functions that cause messages and deliver none.
+    pub told: Vec<Event>,
     /// Verification codes are kept as HMACs under it.
     pub verify_code_secret: Option<Secret>,
     /// Seal personal data and draw secrets; the first one seals, all of them open.
@@ -134,9 +141,11 @@ impl Default for Config {
             open_api: None,
             pay: None,
             sms: None,
+            assignment_sms_template: None,
             drand: None,
             faceid: None,
             templates: Vec::new(),
+            told: Vec::new(),
             verify_code_secret: None,
             field_keys: Vec::new(),
             index_keys: Vec::new(),
@@ -272,11 +281,20 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
         "WECHAT_TEMPLATES",
         r#"JSON list [{"name":"lotteryResult","templateId":"…","fields":{"thing1":"activityName"},"page":"…"}] of subscribe messages"#,
     ),
+    (
+        None,
+        "WECHAT_TELLS",
+        "names of events that have templates elsewhere, e.g. orderPaid,orderRefunded; for functions that only cause messages",
+    ),
     (Some(Need::Pay), "WXPAY_MCHID", "merchant number"),
     (Some(Need::Pay), "WXPAY_SERIAL_NO", "serial number of the merchant certificate"),
-    (Some(Need::Pay), "WXPAY_PRIVATE_KEY", r"PEM of the merchant key, \n escapes accepted"),
+    (Some(Need::Pay), "WXPAY_PRIVATE_KEY", r"PEM of the merchant key, \n escapes accepted, or its base64 alone"),
     (Some(Need::Pay), "WXPAY_API_V3_KEY", "APIv3 key, 32 bytes"),
-    (Some(Need::Pay), "WXPAY_PUBLIC_KEYS", r#"JSON list [{"serial":"PUB_KEY_ID_…","pem":"…"}]"#),
+    (
+        Some(Need::Pay),
+        "WXPAY_PUBLIC_KEYS",
+        r#"JSON list [{"serial":"PUB_KEY_ID_…","pem":"…"}]; of a public key its base64 alone will do"#,
+    ),
     (Some(Need::Pay), "WXPAY_NOTIFY_URL", "public https address of payCallback"),
     (None, "WXPAY_API_BASE", "default https://api.mch.weixin.qq.com"),
     (Some(Need::Sms), "SMS_SECRET_ID", "Tencent Cloud key id that may send messages"),
@@ -285,6 +303,11 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
     (Some(Need::Sms), "SMS_SIGN", "text of the approved signature"),
     (Some(Need::Sms), "SMS_TEMPLATE_ID", "approved template: {1} is the code, {2} the minutes it is valid"),
     (None, "SMS_REGION", "default ap-guangzhou"),
+    (
+        None,
+        "ASSIGNMENT_SMS_TEMPLATE_ID",
+        "approved template for assignments that no message of the mini-program can tell: {1} is the customer, {2} who assigned",
+    ),
     (None, "SMS_API_BASE", "default https://sms.tencentcloudapi.com"),
     (None, "DRAND_API_BASE", "default https://api.drand.sh; any relay of quicknet, for answers are verified"),
     (Some(Need::VerifyCodes), "VERIFY_CODE_SECRET", "32 bytes or more; verification codes are hashed with it"),
@@ -374,6 +397,8 @@ impl Reader<'_> {
         let field_keys = self.data_keys("FIELD_KEYS", needed(Need::FieldKeys));
         let index_keys = self.data_keys("INDEX_KEYS", needed(Need::IndexKeys));
         self.distinct_keys(&field_keys, &index_keys);
+        let assignment_sms_template = self.get("ASSIGNMENT_SMS_TEMPLATE_ID");
+        let texts = needed(Need::Texts) && assignment_sms_template.is_some();
         Config {
             local: false,
             store: self.store(needed(Need::Store)),
@@ -382,10 +407,12 @@ impl Reader<'_> {
             trust_wx_headers: self.switch("JINLU_TRUST_WX_HEADERS"),
             open_api: needed(Need::OpenApi).then(|| self.open_api()),
             pay: needed(Need::Pay).then(|| self.pay()),
-            sms: needed(Need::Sms).then(|| self.sms()),
+            sms: (needed(Need::Sms) || texts).then(|| self.sms()),
+            assignment_sms_template,
             drand: needed(Need::Drand).then(|| self.drand()),
             faceid: self.faceid(),
             templates: self.templates(),
+            told: self.told(),
             verify_code_secret: needed(Need::VerifyCodes).then(|| self.verify_code_secret()),
             field_keys,
             index_keys,
@@ -393,7 +420,7 @@ impl Reader<'_> {
                 points_earn_fen: self.number("POINTS_EARN_FEN", 1, 100_000_000, rules.points_earn_fen),
                 point_value_fen: self.number("POINT_VALUE_FEN", 1, 1_000_000, rules.point_value_fen),
                 order_expire_minutes: self.number("ORDER_EXPIRE_MINUTES", 1, 43_200, rules.order_expire_minutes),
-                // From the templates, when the process is put together.
+                // From the templates and the names told, when the process is put together.
                 tells: rules.tells,
                 shipping_reports: self.on_unless_off("WECHAT_SHIPPING_REPORT"),
             },
@@ -479,13 +506,13 @@ impl Reader<'_> {
         let base_url = self.base_url("WXPAY_API_BASE", pay::DEFAULT_BASE_URL);
         // A redirected base has no second address; the real one has.
         let backup_base_url = (base_url == pay::DEFAULT_BASE_URL).then(|| pay::DEFAULT_BACKUP_BASE_URL.to_owned());
-        let private_key = self
-            .credential("WXPAY_PRIVATE_KEY", r"PEM of the merchant key (apiclient_key.pem), line ends may be \n")
-            .replace("\\n", "\n");
+        let private_key =
+            self.credential("WXPAY_PRIVATE_KEY", r"PEM of the merchant key (apiclient_key.pem), line ends may be \n");
+        let private_key = pem(&private_key, "PRIVATE KEY");
         if !private_key.is_empty() && !private_key.contains("-----BEGIN") {
             self.problem(
                 "WXPAY_PRIVATE_KEY",
-                r"must be a PEM beginning with -----BEGIN; line ends may be written as \n",
+                r"must be a PEM beginning with -----BEGIN, or its base64 alone; line ends may be written as \n",
             );
         }
         let api_v3_key = self.credential("WXPAY_API_V3_KEY", "the 32-byte APIv3 key");
@@ -495,7 +522,7 @@ impl Reader<'_> {
         let how = r#"a JSON list [{"serial":"PUB_KEY_ID_…","pem":"-----BEGIN PUBLIC KEY-----…"}]"#;
         let mut platform_keys: Vec<PlatformKey> = self.list("WXPAY_PUBLIC_KEYS", true, how);
         for key in &mut platform_keys {
-            key.pem = key.pem.replace("\\n", "\n");
+            key.pem = pem(&key.pem, "PUBLIC KEY");
         }
         let notify_url = self.required("WXPAY_NOTIFY_URL", "the public https address of payCallback, without a query");
         if !notify_url.is_empty() && (!is_http_url(&notify_url) || notify_url.contains('?')) {
@@ -548,6 +575,21 @@ impl Reader<'_> {
             self.problem("WECHAT_TEMPLATES", &format!("has a mistake in {problem}"));
         }
         templates
+    }
+
+    fn told(&mut self) -> Vec<Event> {
+        let text = self.get("WECHAT_TELLS").unwrap_or_default();
+        let mut events = Vec::new();
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match Event::ALL.into_iter().find(|event| event.as_str() == name) {
+                Some(event) => events.push(event),
+                None => {
+                    let known = Event::ALL.map(Event::as_str).join(", ");
+                    self.problem("WECHAT_TELLS", &format!("has an unknown name; it must be a list of {known}"));
+                }
+            }
+        }
+        events
     }
 
     fn verify_code_secret(&mut self) -> Secret {
@@ -715,6 +757,15 @@ impl Reader<'_> {
                 default
             }),
         }
+    }
+}
+
+/// A key as PEM. It may be given without its first and last line and its line ends, because the platform takes 4 KB of variables.
+fn pem(given: &str, kind: &str) -> String {
+    let bare = given.len() > 64 && STANDARD.decode(given).is_ok();
+    match bare {
+        true => format!("-----BEGIN {kind}-----\n{given}\n-----END {kind}-----\n"),
+        false => given.replace("\\n", "\n"),
     }
 }
 

@@ -40,6 +40,8 @@ pub enum Need {
     Session,
     /// Sending text messages.
     Sms,
+    /// Sending text messages, where `ASSIGNMENT_SMS_TEMPLATE_ID` says that the shop wants them.
+    Texts,
     /// Making and checking verification codes.
     VerifyCodes,
     /// Sealing and opening personal data and draw secrets.

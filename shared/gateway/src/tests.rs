@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use domain::{Code, OpenId, Refusal};
+use domain::{Code, Event, OpenId, Refusal};
 use edge::config::{SessionSecret, local};
 use edge::{Accept, Caller, Clock, Config, Context, Function, Need, Reply};
 use http::{Request, StatusCode};
@@ -295,6 +295,8 @@ fn the_platform_file_deploys_every_function_with_what_it_needs() {
                 Need::Session => &["SESSION_SECRETS"],
                 Need::OpenApi => &["WECHAT_APPID", "WECHAT_SECRET"],
                 Need::Sms => &["SMS_SECRET_ID", "SMS_SECRET_KEY", "SMS_APP_ID", "SMS_SIGN", "SMS_TEMPLATE_ID"],
+                // Optional, and so are its variables.
+                Need::Texts => &[],
                 Need::VerifyCodes => &["VERIFY_CODE_SECRET"],
                 Need::FieldKeys => &["FIELD_KEYS"],
                 Need::IndexKeys => &["INDEX_KEYS"],
@@ -325,4 +327,68 @@ fn the_platform_file_deploys_every_function_with_what_it_needs() {
         let routed = routes.iter().any(|route| route["target"] == format!("function:{name}"));
         assert_eq!(routed, !has_timer, "{name}");
     }
+}
+
+/// What a shop that uses everything has in these variables: two of each key, as while one is being replaced.
+fn realistic(variable: &str) -> String {
+    let text = |length: usize| "x".repeat(length);
+    let list = |count: usize, entry: String| format!("[{}]", vec![entry; count].join(","));
+    let secret = |id: &str, more: &str| format!(r#"{{"id":"{id}","secret":"{}"{more}}}"#, text(64));
+    match variable {
+        "MONGODB_URI" => text(160),
+        "SESSION_SECRETS" => list(2, secret("k1", "")),
+        "SERVICE_KEYS" => list(2, secret("crm", r#","scopes":["notify","points","prepaid","orders"]"#)),
+        "FIELD_KEYS" | "INDEX_KEYS" => list(2, format!(r#"{{"id":"f1","key":"{}"}}"#, text(44))),
+        "WECHAT_APPID" => text(18),
+        "WECHAT_SECRET" | "WXPAY_API_V3_KEY" => text(32),
+        "WXPAY_MCHID" => text(10),
+        "WXPAY_SERIAL_NO" => text(40),
+        // Base64 of keys of 2048 bits, without the lines around it.
+        "WXPAY_PRIVATE_KEY" => text(1624),
+        "WXPAY_PUBLIC_KEYS" => list(2, format!(r#"{{"serial":"PUB_KEY_ID_{}","pem":"{}"}}"#, text(34), text(392))),
+        "WXPAY_NOTIFY_URL" => text(60),
+        "WECHAT_TEMPLATES" => {
+            let fields = r#"{"thing1":"products","amount2":"amount","time3":"time","thing4":"status"}"#;
+            list(6, format!(r#"{{"name":"orderShipped","templateId":"{}","fields":{fields}}}"#, text(43)))
+        }
+        "WECHAT_TELLS" => Event::ALL.map(Event::as_str).join(","),
+        "WECHAT_SHIPPING_REPORT" => text(3),
+        "VERIFY_CODE_SECRET" => text(64),
+        "SMS_SECRET_ID" | "SMS_SECRET_KEY" => text(36),
+        "SMS_APP_ID" | "SMS_SIGN" | "SMS_TEMPLATE_ID" => text(12),
+        other => panic!("{other} has no realistic value"),
+    }
+}
+
+/// The platform takes 4 KB of names and values per function.
+#[test]
+fn the_platform_file_fits_into_what_the_platform_takes() {
+    let file: Value = serde_json::from_str(include_str!("../../../cloudbaserc.json")).unwrap();
+    for entry in file["functions"].as_array().unwrap() {
+        let variables = entry["envVariables"].as_object().unwrap();
+        let bytes: usize = variables.keys().map(|name| name.len() + realistic(name).len()).sum();
+        assert!(bytes < 4096, "{}: {bytes} bytes", entry["name"]);
+    }
+}
+
+#[test]
+fn the_platform_file_says_what_is_told_to_whom_it_concerns() {
+    let file: Value = serde_json::from_str(include_str!("../../../cloudbaserc.json")).unwrap();
+    let having = |variable: &str| -> Vec<&str> {
+        let entries = file["functions"].as_array().unwrap().iter();
+        entries
+            .filter(|entry| entry["envVariables"][variable] == format!("{{{{env.{variable}}}}}"))
+            .map(|entry| entry["name"].as_str().unwrap())
+            .collect()
+    };
+    // Those that cause messages about orders and deliver none.
+    assert_eq!(
+        having("WECHAT_TELLS"),
+        ["submitOrder", "wxPay", "payCallback", "orders", "pointsMall", "closeExpiredOrders", "reconcilePayments"]
+    );
+    // Those that deliver, or look for whom a template has permission.
+    assert_eq!(
+        having("WECHAT_TEMPLATES"),
+        ["notifyAssignment", "subscriptions", "lotteryDraw", "expireCoins", "deliverOutbox"]
+    );
 }

@@ -1,22 +1,61 @@
 //! Delivering the outbox: by timer, and once right after a commit within the call's own time.
+//!
+//! Each item goes the same way: it is claimed, waits for its turn in its queue, a try begins, the exchange is made, the try ends.
+//! An exchange whose repetition could do harm leaves a mark from the second to the last step; who finds the mark on an item that
+//! nobody delivers any more knows that its outcome is unknown.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::Failure;
+use domain::{Failure, Tells};
+use futures_util::{StreamExt, future, stream};
 use providers::sms::TencentSms;
-use store::Store;
-use store::outbox::{OutboxItem, OutboxStatus};
+use serde::de::DeserializeOwned;
+use store::outbox::{Begin, Begun, End, Fate, Held, MAX_ATTEMPTS, OutboxItem, OutboxStatus, Tried};
+use store::subscriptions::Subscription;
+use store::{Error, Store, crashpoint};
 use tokio::time::Instant;
 use wechat::open::{self, Template};
 use wechat::pay;
-use wechat::subscribe::tells;
 
-use crate::messages::{self, Message, Messenger};
-use crate::refunds::{self, Delivery, RefundOrder};
+use crate::assignments;
+use crate::delivery::{Outcome, Why};
+use crate::messages::{self, Message, NO_SUBSCRIPTION, NO_TEMPLATE, OUTCOME_UNKNOWN};
+use crate::refunds::{self, RefundOrder};
+use crate::shipping;
+use crate::texts::{self, Text};
+
+/// `outbox.kind` of what WeChat must know about a shipped order.
+pub const SHIPPING: &str = shipping::KIND;
+/// `outbox.kind` of a text message.
+pub const SMS: &str = texts::KIND;
+
+/// All kinds, in the order in which a run looks after them.
+const KINDS: [&str; 5] = [refunds::KIND, SHIPPING, messages::KIND, SMS, messages::MASS_KIND];
 
 /// Longer than any delivery may take, so that a second deliverer never overlaps a live one.
 const LEASE: TimeDelta = TimeDelta::seconds(120);
+/// Exchanges at a time, and how many of them may be of one kind: the others find room when a flood is on.
+const WORKERS: usize = 16;
+const PER_KIND: usize = 12;
+/// First tries at a time.
+const FIRST_TRIES: usize = 8;
+/// So many messages to one person are sent in a row before others have their turn.
+const IN_A_ROW: u32 = 20;
+/// A kind of which nothing is due is looked at again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_millis(50);
+/// The first pause of a message whose predecessor is under way, and what each further predecessor adds.
+const TURN: TimeDelta = TimeDelta::seconds(1);
+const TURN_EACH_MS: i64 = 100;
+const AHEAD_MAX: u64 = 600;
+/// Before the one repetition of a message whose outcome is unknown.
+const RESEND_AFTER: Duration = Duration::from_secs(60);
+/// What took longer to get an access token is put back, for it may need another one in the middle of its exchange.
+const READY_MAX: Duration = Duration::from_secs(5);
+/// How often a result is written before it is lost.
+const WRITES: u32 = 6;
 
 /// What a run did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,6 +65,40 @@ pub struct Delivered {
     pub skipped: u64,
     pub unknown: u64,
     pub dead: u64,
+}
+
+/// What became of a claimed item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Delivered,
+    Retried,
+    Skipped,
+    Unknown,
+    Dead,
+    /// It is not its turn, or its kind rests until then.
+    PutBack(Option<DateTime<Utc>>),
+    /// Somebody else has claimed it.
+    Lost,
+}
+
+impl Settled {
+    fn is_final(self) -> bool {
+        matches!(self, Self::Delivered | Self::Skipped | Self::Unknown | Self::Dead)
+    }
+}
+
+impl Delivered {
+    fn count(&mut self, settled: Settled) {
+        let counter = match settled {
+            Settled::Delivered => &mut self.delivered,
+            Settled::Retried => &mut self.retried,
+            Settled::Skipped => &mut self.skipped,
+            Settled::Unknown => &mut self.unknown,
+            Settled::Dead => &mut self.dead,
+            Settled::PutBack(_) | Settled::Lost => return,
+        };
+        *counter = counter.saturating_add(1);
+    }
 }
 
 /// Delivers items of the outbox. Kinds whose client is absent are left alone.
@@ -38,100 +111,703 @@ pub struct Deliverer<'a> {
     pub open: Option<&'a open::Client>,
     /// For text messages.
     pub sms: Option<&'a TencentSms>,
+    /// The approved template of text messages in place of those that nobody allowed, where the shop wants them.
+    pub text_template: Option<&'a str>,
     pub templates: &'a [Template],
+    /// What a refund that succeeds is told by.
+    pub tells: &'a Tells,
     /// A run lasts too long for one `now`.
     pub clock: &'a (dyn Fn() -> DateTime<Utc> + Send + Sync),
 }
 
+/// What the workers of one run share.
+struct Run {
+    deadline: Instant,
+    board: Mutex<Board>,
+}
+
+struct Board {
+    lanes: Vec<Lane>,
+    /// Items that may still be claimed.
+    left: u32,
+    sum: Delivered,
+}
+
+/// One kind in a run.
+struct Lane {
+    kind: &'static str,
+    at_work: usize,
+    look_again: Option<Instant>,
+    rests_until: Option<DateTime<Utc>>,
+}
+
+enum Next {
+    Kind(&'static str),
+    /// Nothing to do as long as the others work.
+    Wait,
+    Stop,
+}
+
+impl Run {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// The kind with the fewest at work among those that may have something due.
+    fn next(&self, now: DateTime<Utc>) -> Next {
+        let mut board = self.board();
+        if self.is_over() {
+            return Next::Stop;
+        }
+        // Those at work may give back what they were allowed.
+        let more = board.left > 0;
+        let instant = Instant::now();
+        let open = |lane: &&mut Lane| {
+            more && lane.at_work < PER_KIND
+                && lane.look_again.is_none_or(|again| again <= instant)
+                && lane.rests_until.is_none_or(|until| until <= now)
+        };
+        // Of equals the first wins, hence the order of the kinds.
+        if let Some(lane) = board.lanes.iter_mut().filter(open).min_by_key(|lane| lane.at_work) {
+            lane.at_work = lane.at_work.saturating_add(1);
+            let kind = lane.kind;
+            board.left = board.left.saturating_sub(1);
+            return Next::Kind(kind);
+        }
+        if board.lanes.iter().all(|lane| lane.at_work == 0) { Next::Stop } else { Next::Wait }
+    }
+
+    /// One more item, outside of the turns; false when there may be none.
+    fn another(&self) -> bool {
+        let mut board = self.board();
+        if self.is_over() || board.left == 0 {
+            return false;
+        }
+        board.left = board.left.saturating_sub(1);
+        true
+    }
+
+    /// Gives back what an item has cost that was not delivered.
+    fn uncharge(&self) {
+        let mut board = self.board();
+        board.left = board.left.saturating_add(1);
+    }
+
+    fn settled(&self, settled: Settled) {
+        self.board().sum.count(settled);
+    }
+
+    /// A worker is done with a kind for now; `found` says whether something was due.
+    fn leave(&self, kind: &str, found: bool, rests_until: Option<DateTime<Utc>>) {
+        let mut board = self.board();
+        if !found {
+            board.left = board.left.saturating_add(1);
+        }
+        if let Some(lane) = board.lanes.iter_mut().find(|lane| lane.kind == kind) {
+            lane.at_work = lane.at_work.saturating_sub(1);
+            lane.look_again = (!found).then(|| Instant::now() + LOOK_AGAIN);
+            lane.rests_until = rests_until.or(lane.rests_until);
+        }
+        if rests_until.is_some() {
+            let group = group(kind);
+            board.lanes.iter_mut().filter(|l| self::group(l.kind) == group).for_each(|l| l.rests_until = rests_until);
+        }
+    }
+}
+
+/// Kinds that rest together.
+fn group(kind: &str) -> &str {
+    if is_message(kind) { "wechat" } else { kind }
+}
+
+/// Under what all processes find that a kind rests.
+fn pause_name(kind: &str) -> String {
+    format!("pause|{}", group(kind))
+}
+
+/// An error that concerns one item is for the log, and the others go on; without the store nothing does.
+fn concerning_one<T, E: Into<Failure>>(result: Result<T, E>) -> Result<Option<T>, Failure> {
+    match result.map_err(Into::into) {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ Failure::Unavailable(_)) => Err(error),
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "an outbox item was left alone until its lease ends");
+            Ok(None)
+        }
+    }
+}
+
+fn is_message(kind: &str) -> bool {
+    kind == messages::KIND || kind == messages::MASS_KIND
+}
+
+/// Whether doing it twice could do harm. A refund has a number of its own, and a report replaces the one before.
+fn is_harmful(kind: &str) -> bool {
+    is_message(kind) || kind == SMS
+}
+
+/// The longest pause between two tries.
+fn longest_pause(kind: &str) -> TimeDelta {
+    if kind == refunds::KIND { TimeDelta::hours(6) } else { TimeDelta::hours(1) }
+}
+
+fn payload<T: DeserializeOwned>(item: &OutboxItem) -> Result<T, Why> {
+    // The parser's message can quote values, so it is not kept.
+    serde_json::from_str(&item.payload).map_err(|_| Why::new("BAD_PAYLOAD", "the payload is not of its kind's type"))
+}
+
+fn later(now: DateTime<Utc>, pause: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(pause).ok().and_then(|pause| now.checked_add_signed(pause)).unwrap_or(now)
+}
+
 impl Deliverer<'_> {
-    /// Delivers due items until none is left, `limit` are done or `deadline` is near.
+    /// Delivers due items until none is left or `limit` are done. From `deadline` on it takes no more and waits for those that it
+    /// has, which may take another 45 s. An error is the store's absence; one that concerns a single item is logged.
     pub async fn deliver_due(&self, limit: u32, deadline: Instant) -> Result<Delivered, Failure> {
-        let Some(pay) = self.pay else { return Ok(Delivered::default()) };
-        let messenger = self.open.map(|client| Messenger { client, templates: self.templates });
-        deliver_due(self.store, pay, messenger.as_ref(), limit, deadline, (self.clock)()).await
+        let mut lanes = Vec::new();
+        let kinds = self.kinds();
+        for kind in &kinds {
+            let rests_until = self.paused(kind).await?;
+            lanes.push(Lane { kind, at_work: 0, look_again: None, rests_until });
+        }
+        let board = Board { lanes, left: limit, sum: Delivered::default() };
+        let run = Run { deadline, board: Mutex::new(board) };
+        let work = future::join_all((0..WORKERS).map(|_| self.work(&run)));
+        let others = KINDS.into_iter().filter(|kind| !kinds.contains(kind));
+        let (worked, looked_after) =
+            future::join(work, future::join_all(others.map(|kind| self.without_client(&run, kind)))).await;
+        let sum = run.board().sum;
+        match worked.into_iter().chain(looked_after).find_map(Result::err) {
+            None => Ok(sum),
+            Some(error) => {
+                tracing::warn!(?sum, "the store went away during a run");
+                Err(error)
+            }
+        }
+    }
+
+    /// What nobody can deliver here ends all the same when it is of no use any more, and an operator hears of the rest.
+    async fn without_client(&self, run: &Run, kind: &'static str) -> Result<(), Failure> {
+        while run.another() {
+            match concerning_one(self.store.claim_expired(kind, LEASE, (self.clock)()).await)?.flatten() {
+                Some(item) => {
+                    if let Some(settled) = concerning_one(self.deliver(item).await)? {
+                        run.settled(settled);
+                    }
+                }
+                None => {
+                    run.uncharge();
+                    break;
+                }
+            }
+        }
+        let waiting = concerning_one(self.store.outbox_pending_of(kind).await)?.unwrap_or(0);
+        if waiting > 0 {
+            let missing = match kind {
+                refunds::KIND => "WXPAY_MCHID and its companions",
+                SMS => "SMS_SECRET_ID and its companions",
+                _ => "WECHAT_APPID and WECHAT_SECRET",
+            };
+            tracing::warn!(kind, waiting, missing, "items wait for a configuration that is missing here");
+        }
+        Ok(())
+    }
+
+    /// Until when a kind rests, if it does.
+    async fn paused(&self, kind: &str) -> Result<Option<DateTime<Utc>>, Error> {
+        let found = self.store.pause(&pause_name(kind)).await?;
+        Ok(found.map(|(_, until)| until).filter(|until| *until > (self.clock)()))
+    }
+
+    /// Lets a kind rest in all processes. Those that do not hear of it find out by themselves.
+    async fn pause(&self, kind: &str, reason: &str, until: DateTime<Utc>) {
+        if let Err(error) = self.store.set_pause(&pause_name(kind), reason, until).await {
+            tracing::warn!(kind, error = error.to_string(), "a pause was not shared");
+        }
     }
 
     /// First tries of these items, right after the commit that made them; what is not due or not there is left alone.
-    pub async fn deliver_ids(&self, _ids: &[String]) -> Result<Delivered, Failure> {
-        Ok(Delivered::default())
+    pub async fn deliver_ids(&self, ids: &[String]) -> Result<Delivered, Failure> {
+        let kinds = self.kinds();
+        let mut tries = Vec::with_capacity(ids.len());
+        for id in ids {
+            tries.push(self.first_try(id, &kinds));
+        }
+        let results: Vec<_> = stream::iter(tries).buffer_unordered(FIRST_TRIES).collect().await;
+        let mut sum = Delivered::default();
+        let mut failed = None;
+        for result in results {
+            // As in a run, the others have gone on.
+            match concerning_one(result) {
+                Ok(settled) => sum.count(settled.unwrap_or(Settled::Lost)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(sum), Err)
+    }
+
+    async fn first_try(&self, id: &str, kinds: &[&str]) -> Result<Settled, Failure> {
+        let now = (self.clock)();
+        match self.store.claim_outbox_item(id, kinds, now, LEASE, now).await? {
+            Some(item) => self.deliver(item).await,
+            None => Ok(Settled::Lost),
+        }
+    }
+
+    /// The kinds that this process can deliver.
+    fn kinds(&self) -> Vec<&'static str> {
+        let can = |kind: &&str| match *kind {
+            refunds::KIND => self.pay.is_some(),
+            SMS => self.sms.is_some(),
+            _ => self.open.is_some(),
+        };
+        KINDS.into_iter().filter(can).collect()
+    }
+
+    async fn work(&self, run: &Run) -> Result<(), Failure> {
+        loop {
+            let kind = match run.next((self.clock)()) {
+                Next::Kind(kind) => kind,
+                Next::Wait => {
+                    tokio::time::sleep(IDLE).await;
+                    continue;
+                }
+                Next::Stop => return Ok(()),
+            };
+            let result = concerning_one(self.turn(run, kind).await);
+            // After an error the others go first.
+            let (found, rests_until) = *result.as_ref().ok().and_then(Option::as_ref).unwrap_or(&(false, None));
+            run.leave(kind, found, rests_until);
+            result?;
+        }
+    }
+
+    /// Delivers the next item of a kind, and what follows it in its queue. Returns whether there was one, and until when the kind
+    /// rests if it was found to.
+    async fn turn(&self, run: &Run, kind: &'static str) -> Result<(bool, Option<DateTime<Utc>>), Failure> {
+        let Some(mut item) = self.store.claim_outbox(kind, LEASE, (self.clock)()).await? else {
+            return Ok((false, None));
+        };
+        for row in 1..=IN_A_ROW {
+            let done = item.clone();
+            let Some(settled) = concerning_one(self.deliver(item).await)? else { return Ok((true, None)) };
+            run.settled(settled);
+            if let Settled::PutBack(rests_until) = settled {
+                run.uncharge();
+                return Ok((true, rests_until));
+            }
+            if !settled.is_final() || done.queue.is_none() {
+                break;
+            }
+            if row == IN_A_ROW || !run.another() {
+                self.hasten_next(&done).await?;
+                break;
+            }
+            match self.claim_next(&done).await? {
+                Some(next) => item = next,
+                None => {
+                    run.uncharge();
+                    break;
+                }
+            }
+        }
+        Ok((true, None))
+    }
+
+    /// The next of the same queue, even if it was put back behind the one that is done now.
+    async fn claim_next(&self, done: &OutboxItem) -> Result<Option<OutboxItem>, Failure> {
+        let now = (self.clock)();
+        let Some(next) = self.store.outbox_next(done).await? else { return Ok(None) };
+        let by = if next.attempts == 0 { turn_after(now, AHEAD_MAX) } else { now };
+        Ok(self.store.claim_outbox_item(&next.id, &[&done.kind], by, LEASE, now).await?)
+    }
+
+    /// Lets the next of a queue wait like one that has just become due, in place of the pause that it was put back for.
+    async fn hasten_next(&self, done: &OutboxItem) -> Result<(), Failure> {
+        let now = (self.clock)();
+        match self.store.outbox_next(done).await? {
+            Some(next) if next.attempts == 0 => {
+                Ok(self.store.outbox_hasten(&next.id, turn_after(now, AHEAD_MAX), now).await?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One claimed item, to the end of its try.
+    async fn deliver(&self, item: OutboxItem) -> Result<Settled, Failure> {
+        crashpoint("deliver.claimed").await;
+        let now = (self.clock)();
+        if item.sending_at.is_some() {
+            // Whoever had it died between asking and hearing the answer.
+            return self.end(&item, Outcome::Unknown(Why::new(OUTCOME_UNKNOWN, "nobody saw the answer")), None).await;
+        }
+        if item.expires_at.is_some_and(|expires| expires <= now) {
+            return self.end(&item, Outcome::Dead(Why::new("EXPIRED", "it was of no use any more")), None).await;
+        }
+        if item.counted() >= MAX_ATTEMPTS {
+            let why = Why::new("ATTEMPTS_EXHAUSTED", "every try died");
+            return self.end(&item, Outcome::Dead(why), None).await;
+        }
+        if let Some((first, count)) = self.store.outbox_before(&item, AHEAD_MAX).await? {
+            let under_way = first.lease_until.is_some_and(|until| until > now);
+            let next = turn_after(if under_way { now } else { first.next_attempt_at.max(now) }, count);
+            let settled = self.put_back(&item, next, None).await?;
+            // Whoever has ended the one before it meanwhile could not claim this one.
+            if self.store.outbox_next(&item).await?.is_some_and(|next| next.id == item.id) {
+                self.store.outbox_hasten(&item.id, turn_after(now, AHEAD_MAX), now).await?;
+            }
+            return Ok(settled);
+        }
+        let done = match item.kind.as_str() {
+            refunds::KIND => self.refund(&item).await,
+            SHIPPING => self.report(&item).await,
+            SMS => self.text(&item).await,
+            // Of other kinds none is claimed.
+            _ => self.message(&item).await,
+        };
+        match done {
+            Ok(settled) => settled,
+            Err(why) => self.end(&item, Outcome::Dead(why), None).await,
+        }
+    }
+
+    async fn refund(&self, item: &OutboxItem) -> Result<Result<Settled, Failure>, Why> {
+        let order: RefundOrder = payload(item)?;
+        Ok(match self.pay {
+            None => self.put_back(item, item.next_attempt_at, None).await,
+            Some(pay) => {
+                self.attempt(item, None, async |begun| {
+                    refunds::deliver(self.store, pay, &order, begun.attempts == 1, self.tells, (self.clock)()).await
+                })
+                .await
+            }
+        })
+    }
+
+    async fn report(&self, item: &OutboxItem) -> Result<Result<Settled, Failure>, Why> {
+        let report: shipping::Report = payload(item)?;
+        let Some(open) = self.open else { return Ok(self.put_back(item, item.next_attempt_at, None).await) };
+        Ok(self
+            .attempt(item, None, async |begun| {
+                let attempt = shipping::Attempt::of(begun);
+                Ok(shipping::deliver(open, &report, attempt, (self.clock)()).await)
+            })
+            .await)
+    }
+
+    async fn message(&self, item: &OutboxItem) -> Result<Result<Settled, Failure>, Why> {
+        let message: Message = payload(item)?;
+        let Some(open) = self.open else { return Ok(self.put_back(item, item.next_attempt_at, None).await) };
+        Ok(self.send(item, &message, open).await)
+    }
+
+    async fn text(&self, item: &OutboxItem) -> Result<Result<Settled, Failure>, Why> {
+        let text: Text = payload(item)?;
+        Ok(match self.sms {
+            None => self.put_back(item, item.next_attempt_at, None).await,
+            Some(sms) => self.attempt(item, None, async |_| Ok(texts::deliver(sms, &text).await)).await,
+        })
+    }
+
+    async fn send(&self, item: &OutboxItem, message: &Message, open: &open::Client) -> Result<Settled, Failure> {
+        let Some(template) = message.template(self.templates) else {
+            let text = format!("no template {} is configured", message.template);
+            return self.end(item, Outcome::Skipped(Why::new(NO_TEMPLATE, text)), None).await;
+        };
+        if let Some(until) = self.paused(&item.kind).await? {
+            return self.put_back(item, until, Some(until)).await;
+        }
+        let asked = Instant::now();
+        let token = messages::ready(open).await;
+        match token {
+            Err(Outcome::Paused { why, pause }) => {
+                let until = later((self.clock)(), pause);
+                tracing::warn!(
+                    reason = why.reason,
+                    errcode = why.errcode,
+                    rid = why.rid,
+                    "no access token for messages"
+                );
+                let settled = self.put_back(item, until, Some(until)).await;
+                self.pause(&item.kind, why.reason, until).await;
+                settled
+            }
+            Err(outcome) => self.attempt_harmless(item, async |_| Ok(outcome)).await,
+            // It may take as long again within the exchange, which must not be cut off: the next try has its token at once.
+            Ok(()) if asked.elapsed() > READY_MAX => self.put_back(item, (self.clock)(), None).await,
+            Ok(()) => {
+                let permission = Subscription::key(&message.open_id, &template.template_id);
+                let permission = (!template.long_term).then_some(permission.as_str());
+                self.attempt(item, permission, async |_| Ok(messages::send(open, template, message).await)).await
+            }
+        }
+    }
+
+    /// Begins a try, makes the exchange and ends the try.
+    async fn attempt(
+        &self,
+        item: &OutboxItem,
+        permission: Option<&str>,
+        exchange: impl AsyncFnOnce(&OutboxItem) -> Result<Outcome, Failure>,
+    ) -> Result<Settled, Failure> {
+        let begin = Begin { harmful: is_harmful(&item.kind), permission, lease: LEASE };
+        self.attempt_as(item, &begin, exchange).await
+    }
+
+    /// The same where nothing that matters leaves this process.
+    async fn attempt_harmless(
+        &self,
+        item: &OutboxItem,
+        exchange: impl AsyncFnOnce(&OutboxItem) -> Result<Outcome, Failure>,
+    ) -> Result<Settled, Failure> {
+        let begin = Begin { harmful: false, permission: item.permission.as_deref(), lease: LEASE };
+        self.attempt_as(item, &begin, exchange).await
+    }
+
+    async fn attempt_as(
+        &self,
+        item: &OutboxItem,
+        begin: &Begin<'_>,
+        exchange: impl AsyncFnOnce(&OutboxItem) -> Result<Outcome, Failure>,
+    ) -> Result<Settled, Failure> {
+        let begun = match self.store.outbox_begin(item, begin, (self.clock)()).await {
+            Ok(Begun::Yes(begun)) => begun,
+            Ok(Begun::Lost) => return Ok(Settled::Lost),
+            Err(error) if error.is_unavailable() => return self.call_off(item).await,
+            Err(error) => return Err(error.into()),
+            Ok(Begun::NoPermission) => {
+                let why = Why::new(NO_SUBSCRIPTION, "the user allows no message of this template");
+                return self.end(item, Outcome::Skipped(why), None).await;
+            }
+        };
+        crashpoint("deliver.begun").await;
+        let started = Instant::now();
+        let outcome = match exchange(&begun).await {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome::later(Why::new("INTERNAL", error.to_string())),
+        };
+        crashpoint("deliver.sent").await;
+        let settled = self.end(&begun, outcome, Some(started)).await;
+        crashpoint("deliver.ended").await;
+        settled
+    }
+
+    /// Ends a try of which nobody knows whether it has begun, but that nothing was sent in it. If it has not, this changes nothing,
+    /// and the lease runs out.
+    async fn call_off(&self, item: &OutboxItem) -> Result<Settled, Failure> {
+        let now = (self.clock)();
+        let (reason, text) = ("STORE_UNAVAILABLE", "the store did not answer before the exchange; nothing was sent");
+        let end = End {
+            fate: Fate::Again { at: now + self.usual_pause(item), counts: false },
+            tried: Some(Tried { outcome: "retry", errcode: None, rid: None, duration_ms: 0 }),
+            why: Some((reason, text)),
+            held: Held::Kept,
+        };
+        tracing::warn!(kind = item.kind, reason, text, "not delivered");
+        let begun = OutboxItem { attempts: item.attempts.saturating_add(1), ..item.clone() };
+        Ok(if self.write(&begun, &end, now).await? { Settled::Retried } else { Settled::Lost })
+    }
+
+    async fn put_back(
+        &self,
+        item: &OutboxItem,
+        next: DateTime<Utc>,
+        rests_until: Option<DateTime<Utc>>,
+    ) -> Result<Settled, Failure> {
+        let ours = self.store.outbox_put_back(item, next).await?;
+        Ok(if ours { Settled::PutBack(rests_until) } else { Settled::Lost })
+    }
+
+    /// Writes what became of the item. `started` is when its try began; without one there was none, or it died.
+    async fn end(&self, item: &OutboxItem, outcome: Outcome, started: Option<Instant>) -> Result<Settled, Failure> {
+        let now = (self.clock)();
+        let verdict = self.verdict(item, outcome, started.is_some(), now);
+        let elapsed = started.map_or(0, |started| i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX));
+        let why = verdict.why.as_ref();
+        let end = End {
+            fate: verdict.fate,
+            tried: started.is_some().then(|| Tried {
+                outcome: verdict.told,
+                errcode: why.and_then(|why| why.errcode),
+                rid: why.and_then(|why| why.rid.as_deref()),
+                duration_ms: elapsed,
+            }),
+            why: why.map(|why| (why.reason, why.text.as_str())),
+            held: verdict.held,
+        };
+        if verdict.settled == Settled::Skipped && why.is_some_and(|why| why.reason == NO_SUBSCRIPTION) {
+            self.text_instead(item, now).await;
+        }
+        let ours = self.write(item, &end, now).await;
+        if let Some(rests_until) = verdict.rests_until {
+            self.pause(&item.kind, why.map_or("", |why| why.reason), rests_until).await;
+        }
+        let ours = ours?;
+        let (kind, settled) = (item.kind.as_str(), verdict.settled);
+        if let Some(Why { reason, text, errcode, rid }) = why {
+            match settled {
+                Settled::Dead => tracing::error!(kind, reason, text, errcode, rid, "outbox item is dead"),
+                Settled::Unknown => tracing::warn!(kind, reason, text, errcode, rid, "outbox item may have arrived"),
+                _ => tracing::info!(kind, reason, text, errcode, rid, outcome = verdict.told, "not delivered"),
+            }
+        }
+        if !ours {
+            tracing::warn!(kind, "an outbox item was claimed by another before its result was written");
+            return Ok(Settled::Lost);
+        }
+        match (settled, verdict.rests_until) {
+            (Settled::Retried, Some(until)) => Ok(Settled::PutBack(Some(until))),
+            _ => Ok(settled),
+        }
+    }
+
+    /// Before the message ends, so that whoever dies in between leaves a text behind and not silence. Where there can be none the
+    /// message ends all the same, for what WeChat said about it is certain.
+    async fn text_instead(&self, item: &OutboxItem, now: DateTime<Utc>) {
+        let (Some(template), Ok(message)) = (self.text_template, payload::<Message>(item)) else { return };
+        let message = &message;
+        let plan =
+            self.store.transaction(|tx, _| Box::pin(assignments::text_instead(tx, &item.id, message, template, now)));
+        match plan.await {
+            Ok(_) => {}
+            Err(error) if error.is_duplicate_of("outbox") => {}
+            Err(error) => tracing::error!(error = error.to_string(), "no text could be planned in a message's place"),
+        }
+    }
+
+    /// The result of an exchange is worth some effort: without it the outcome is unknown.
+    async fn write(&self, item: &OutboxItem, end: &End<'_>, now: DateTime<Utc>) -> Result<bool, Error> {
+        for attempt in 1..=WRITES {
+            match self.store.outbox_end(item, end, now).await {
+                Err(error) if error.is_unavailable() && attempt < WRITES => {
+                    tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+                }
+                // It may have been written the time before, only its answer was lost: nobody else ends this claim.
+                Ok(false) if attempt > 1 => {
+                    let found = self.store.outbox_item(&item.id).await?;
+                    return Ok(found.is_some_and(|found| found.claim == item.claim && found.lease_until.is_none()));
+                }
+                done => return done,
+            }
+        }
+        Ok(false)
+    }
+
+    /// How long until the next try, unless there is a reason to wait longer.
+    fn usual_pause(&self, item: &OutboxItem) -> TimeDelta {
+        OutboxItem::retry_delay(item.counted(), longest_pause(&item.kind), rand::random())
+    }
+
+    fn verdict(&self, item: &OutboxItem, outcome: Outcome, tried: bool, now: DateTime<Utc>) -> Verdict {
+        // An earlier exchange that nobody saw the end of: whatever follows, it may have arrived then.
+        let earlier = item.tries.iter().filter(|t| !tried || t.n != item.attempts);
+        let open = |t: &&store::outbox::Try| t.outcome.as_deref().is_none_or(|outcome| outcome == "unknown");
+        let unseen = if is_harmful(&item.kind) { earlier.filter(open).count() } else { 0 };
+        match outcome {
+            Outcome::Delivered => Verdict::last(Settled::Delivered, None, Held::Kept),
+            Outcome::Later { why, .. } if item.counted() >= MAX_ATTEMPTS => {
+                let text = why.text.clone();
+                let why = Why { text, ..why.because("ATTEMPTS_EXHAUSTED") };
+                Verdict::unless_seen(unseen, Settled::Dead, why, Held::GivenBack)
+            }
+            Outcome::Later { why, at_least } => self.again(item, why, "retry", at_least, now),
+            Outcome::Paused { why, pause } => {
+                let until = later(now, pause);
+                Verdict {
+                    fate: Fate::Again { at: until, counts: false },
+                    settled: Settled::Retried,
+                    told: "retry",
+                    why: Some(why),
+                    held: Held::Kept,
+                    rests_until: Some(until),
+                }
+            }
+            Outcome::Skipped(why) if why.reason == NO_SUBSCRIPTION && tried => {
+                let tried_at = item.tries.last().map_or(now, |t| t.at);
+                Verdict::unless_seen(unseen, Settled::Skipped, why, Held::Voided { tried_at })
+            }
+            Outcome::Skipped(why) => Verdict::unless_seen(unseen, Settled::Skipped, why, Held::GivenBack),
+            Outcome::Dead(why) => Verdict::unless_seen(unseen, Settled::Dead, why, Held::GivenBack),
+            Outcome::Unknown(why) => {
+                // A try that died is among the earlier ones: it is this one.
+                let before = if tried { unseen } else { unseen.saturating_sub(1) };
+                if before == 0 && self.resends(item) {
+                    return self.again(item, why, "unknown", RESEND_AFTER, now);
+                }
+                Verdict::last(Settled::Unknown, Some(why), Held::Kept)
+            }
+        }
+    }
+
+    fn again(
+        &self,
+        item: &OutboxItem,
+        why: Why,
+        told: &'static str,
+        at_least: Duration,
+        now: DateTime<Utc>,
+    ) -> Verdict {
+        let at = (now + self.usual_pause(item)).max(later(now, at_least));
+        // What expires meanwhile is given up on time.
+        let at = item.expires_at.map_or(at, |expires| at.min(expires));
+        Verdict {
+            fate: Fate::Again { at, counts: true },
+            settled: Settled::Retried,
+            told,
+            why: Some(why),
+            held: Held::Kept,
+            rests_until: None,
+        }
+    }
+
+    /// Whether policy allows one repetition of an item whose outcome is unknown.
+    fn resends(&self, item: &OutboxItem) -> bool {
+        let message: Option<Message> = payload(item).ok().filter(|_| is_message(&item.kind));
+        message.is_some_and(|message| messages::resends(message.template(self.templates)))
     }
 }
 
-/// Delivers due items until none is left, `limit` are done or `deadline` is near. Without a messenger messages are left alone.
-pub async fn deliver_due(
-    store: &Store,
-    client: &pay::Client,
-    messenger: Option<&Messenger<'_>>,
-    limit: u32,
-    deadline: Instant,
-    now: DateTime<Utc>,
-) -> Result<Delivered, Failure> {
-    let mut sum = Delivered::default();
-    let kinds: &[&str] = if messenger.is_some() { &[refunds::KIND, messages::KIND] } else { &[refunds::KIND] };
-    for _ in 0..limit {
-        if Instant::now() + Duration::from_secs(2) > deadline {
-            break;
-        }
-        let Some(item) = store.claim_outbox(kinds, LEASE, now).await? else { break };
-        match deliver_one(store, client, messenger, &item, now).await {
-            Ok(Delivery::Done) => {
-                store.outbox_delivered(&item, now).await?;
-                sum.delivered = sum.delivered.saturating_add(1);
-            }
-            Ok(Delivery::Later(reason)) => retry(store, &item, &reason, now, &mut sum).await?,
-            Ok(Delivery::Skipped(reason)) => {
-                tracing::info!(kind = item.kind, reason, "outbox item is skipped");
-                store.outbox_skipped(&item, &reason, now).await?;
-            }
-            Ok(Delivery::Dead(reason)) => {
-                tracing::error!(kind = item.kind, reason, "outbox item is dead");
-                store.outbox_dead(&item, &reason, now).await?;
-                sum.dead = sum.dead.saturating_add(1);
-            }
-            Err(error) => retry(store, &item, &error.to_string(), now, &mut sum).await?,
-        }
-    }
-    Ok(sum)
+/// What to write at the end of a claim.
+struct Verdict {
+    fate: Fate,
+    settled: Settled,
+    /// The outcome in the receipt.
+    told: &'static str,
+    why: Option<Why>,
+    held: Held,
+    rests_until: Option<DateTime<Utc>>,
 }
 
-async fn retry(
-    store: &Store,
-    item: &OutboxItem,
-    reason: &str,
-    now: DateTime<Utc>,
-    sum: &mut Delivered,
-) -> Result<(), Failure> {
-    let next = now + OutboxItem::retry_delay(item.attempts.saturating_sub(1));
-    if store.outbox_retry(item, reason, next, now).await? {
-        tracing::error!(kind = item.kind, reason, "outbox item is dead");
-        sum.dead = sum.dead.saturating_add(1);
-    } else {
-        sum.retried = sum.retried.saturating_add(1);
+impl Verdict {
+    fn last(settled: Settled, why: Option<Why>, held: Held) -> Self {
+        let (status, told) = match settled {
+            Settled::Delivered => (OutboxStatus::Delivered, "delivered"),
+            Settled::Skipped => (OutboxStatus::Skipped, "skipped"),
+            Settled::Unknown => (OutboxStatus::Unknown, "unknown"),
+            _ => (OutboxStatus::Dead, "dead"),
+        };
+        Self { fate: Fate::Final(status), settled, told, why, held, rests_until: None }
     }
-    Ok(())
+
+    /// An end without delivery. If an earlier try may have delivered it, nobody can say that it was not.
+    fn unless_seen(unseen: usize, settled: Settled, why: Why, held: Held) -> Self {
+        if unseen == 0 {
+            return Self::last(settled, Some(why), held);
+        }
+        let told = Self::last(settled, None, held).told;
+        let text = format!("an earlier try may have delivered it; then {}: {}", why.reason, why.text);
+        let why = Why { text, ..why.because(OUTCOME_UNKNOWN) };
+        Self { told, ..Self::last(Settled::Unknown, Some(why), Held::Kept) }
+    }
 }
 
-async fn deliver_one(
-    store: &Store,
-    client: &pay::Client,
-    messenger: Option<&Messenger<'_>>,
-    item: &OutboxItem,
-    now: DateTime<Utc>,
-) -> Result<Delivery, Failure> {
-    debug_assert_eq!(item.status, OutboxStatus::Pending);
-    match item.kind.as_str() {
-        refunds::KIND => {
-            let order: RefundOrder = serde_json::from_str(&item.payload).map_err(|e| Failure::Internal(e.into()))?;
-            let tells = messenger.map(|m| tells(m.templates)).unwrap_or_default();
-            refunds::deliver(store, client, &order, item.attempts == 1, &tells, now).await
-        }
-        messages::KIND => {
-            let message: Message = serde_json::from_str(&item.payload).map_err(|e| Failure::Internal(e.into()))?;
-            match messenger {
-                Some(messenger) => Ok(messenger.deliver(&message).await),
-                None => Ok(Delivery::Later("messages are not configured here".to_owned())),
-            }
-        }
-        other => Ok(Delivery::Dead(format!("unknown kind {other}"))),
-    }
+/// When to look again at a message that has so many others before it.
+fn turn_after(at: DateTime<Utc>, before: u64) -> DateTime<Utc> {
+    let more = i64::try_from(before.saturating_sub(1)).unwrap_or(0).saturating_mul(TURN_EACH_MS);
+    at + TURN + TimeDelta::milliseconds(more)
 }

@@ -19,6 +19,10 @@ impl Why {
     pub fn new(reason: &'static str, text: impl Into<String>) -> Self {
         Self { reason, text: text.into(), errcode: None, rid: None }
     }
+
+    pub fn because(self, reason: &'static str) -> Self {
+        Self { reason, ..self }
+    }
 }
 
 /// The end of one try.
@@ -41,6 +45,14 @@ pub enum Outcome {
     Unknown(Why),
     /// Certainly not delivered, and it never will be by itself. Final until an operator looks.
     Dead(Why),
+}
+
+impl From<&wechat::open::Error> for Why {
+    /// With WeChat's numbers, but not its text, which may repeat what was sent.
+    fn from(error: &wechat::open::Error) -> Self {
+        let rid = error.rid().filter(|rid| *rid != "-").map(str::to_owned);
+        Self { errcode: error.errcode(), rid, ..Self::new("REFUSED_BY_WECHAT", error.to_string()) }
+    }
 }
 
 impl Outcome {

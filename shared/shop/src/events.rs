@@ -24,8 +24,8 @@ pub(crate) fn values<const N: usize>(pairs: [(&str, String); N]) -> BTreeMap<Str
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Of these people those whom a message about `event` can reach: everybody where one agreement is for all messages. Nobody where
-/// the event is not told.
+/// Of these people those whom a message about `event` can reach: everybody where one agreement is for all messages, or where only
+/// the delivery knows who agreed. Nobody where the event is not told.
 pub(crate) async fn reachable<'p>(
     store: &Store,
     tells: &Tells,
@@ -34,7 +34,7 @@ pub(crate) async fn reachable<'p>(
 ) -> Result<Reachable, Error> {
     match tells.of(event) {
         None => Ok(Reachable::Nobody),
-        Some(Consent::LongTerm) => Ok(Reachable::Everybody),
+        Some(Consent::LongTerm | Consent::Elsewhere) => Ok(Reachable::Everybody),
         Some(Consent::EachTime { template_id }) => {
             let ids: Vec<String> = people.map(|open_id| Subscription::key(open_id, template_id)).collect();
             let permitted = store.permitted(&ids).await?.into_iter().collect();

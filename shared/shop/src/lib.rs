@@ -3,6 +3,7 @@
 //! It knows the store, WeChat Pay and the rules, but no HTTP.
 
 pub mod address;
+pub mod assignments;
 pub mod close;
 pub mod coins;
 pub mod deliver;
@@ -22,5 +23,6 @@ pub mod refunds;
 pub mod reminders;
 pub mod settle;
 pub mod shipping;
+pub mod texts;
 pub mod together;
 pub mod views;

@@ -1,6 +1,7 @@
 //! Messages to people: subscribe messages of the mini-program, written to the outbox with their cause.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::OpenId;
@@ -8,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use store::Error;
 use store::outbox::OutboxItem;
 use wechat::open::{self, Template};
-use wechat::{TransportKind, subscribe};
+use wechat::subscribe::{OnUnknown, SendClass, fit};
 
-use crate::refunds::Delivery;
+use crate::delivery::{Outcome, Why};
 
 /// `outbox.kind` of a message.
 pub const KIND: &str = "message";
@@ -55,51 +56,55 @@ pub fn mass_item(id: &str, message: &Message, now: DateTime<Utc>) -> Result<Outb
     Ok(OutboxItem { kind: MASS_KIND.to_owned(), ..item(id, message, now)? })
 }
 
-/// Delivers messages.
-pub struct Messenger<'a> {
-    pub client: &'a open::Client,
-    pub templates: &'a [Template],
-}
+/// Reasons with which a message may end; see also [`SendClass::Operator`].
+pub const NO_SUBSCRIPTION: &str = "NO_SUBSCRIPTION";
+pub const NO_TEMPLATE: &str = "NO_TEMPLATE";
+pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 
-/// WeChat's number for "the user has not subscribed, or the permission is used up".
-const NOT_SUBSCRIBED: i64 = 43101;
-/// Another message to the same user is on its way.
-const CONCURRENT: i64 = 43108;
+/// Another message to the same person is on its way: it will have arrived by then.
+const CONCURRENT_PAUSE: Duration = Duration::from_secs(2);
 
-impl Messenger<'_> {
-    /// Sends one message, once: after any doubt it is not sent again, because that could use up the user's next permission.
-    pub async fn deliver(&self, message: &Message) -> Delivery {
-        let Some(template) = self.templates.iter().find(|template| template.name == message.template) else {
-            return Delivery::Skipped(format!("no template {} is configured", message.template));
-        };
-        let data: BTreeMap<String, String> = template
-            .fields
-            .iter()
-            .map(|(key, value)| {
-                (key.clone(), subscribe::fit(key, message.values.get(value).map_or("", String::as_str)))
-            })
-            .collect();
-        // Fetched by itself, so that a failure here is known to have sent nothing.
-        if let Err(error) = self.client.access_token().await {
-            return Delivery::Later(format!("access token: {error}"));
-        }
-        let page = template.page.as_deref();
-        let sent =
-            self.client.send_subscribe_message(message.open_id.as_str(), &template.template_id, &data, page).await;
-        match sent {
-            Ok(_) => Delivery::Done,
-            Err(error) => after(&error),
-        }
+impl Message {
+    /// The template that the shop has for it, if any.
+    pub fn template<'t>(&self, templates: &'t [Template]) -> Option<&'t Template> {
+        templates.iter().find(|template| template.name == self.template)
+    }
+
+    /// The values of the template's keys, as WeChat accepts them.
+    fn data(&self, template: &Template) -> BTreeMap<String, String> {
+        let value = |name: &String| self.values.get(name).map_or("", String::as_str);
+        template.fields.iter().map(|(key, name)| (key.clone(), fit(key, value(name)))).collect()
     }
 }
 
-fn after(error: &open::Error) -> Delivery {
-    let reason = error.to_string();
-    match error {
-        open::Error::Transport(transport) if transport.kind == TransportKind::Connect => Delivery::Later(reason),
-        error if error.outcome_unknown() => Delivery::Dead(format!("it may have arrived: {reason}")),
-        error if error.errcode() == Some(NOT_SUBSCRIBED) => Delivery::Skipped(reason),
-        error if error.errcode() == Some(CONCURRENT) || error.is_retryable() => Delivery::Later(reason),
-        _ => Delivery::Dead(reason),
+/// Whether one more try may follow when nobody knows whether the message has arrived.
+pub fn resends(template: Option<&Template>) -> bool {
+    template.is_some_and(|template| template.on_unknown == OnUnknown::Resend)
+}
+
+/// Makes sure that there is an access token. By itself, so that a failure is known to have sent nothing.
+pub async fn ready(client: &open::Client) -> Result<(), Outcome> {
+    client.access_token().await.map(drop).map_err(|error| outcome(&open::Error::Token(Box::new(error))))
+}
+
+/// Sends one message, once.
+pub async fn send(client: &open::Client, template: &Template, message: &Message) -> Outcome {
+    let (id, data, page) = (&template.template_id, message.data(template), template.page.as_deref());
+    match client.send_subscribe_message(message.open_id.as_str(), id, &data, page).await {
+        Ok(_) => Outcome::Delivered,
+        Err(error) => outcome(&error),
+    }
+}
+
+fn outcome(error: &open::Error) -> Outcome {
+    let why = Why::from(error);
+    match error.send_class() {
+        SendClass::NotSubscribed => Outcome::Skipped(why.because(NO_SUBSCRIPTION)),
+        SendClass::Concurrent => Outcome::Later { why: why.because("CONCURRENT_MESSAGE"), at_least: CONCURRENT_PAUSE },
+        SendClass::Retry => Outcome::later(why.because("WECHAT_BUSY")),
+        SendClass::Pause(pause) => Outcome::Paused { why: why.because("WECHAT_LIMIT"), pause },
+        SendClass::Operator(reason) => Outcome::Dead(why.because(reason)),
+        SendClass::Unknown => Outcome::Unknown(why.because(OUTCOME_UNKNOWN)),
+        SendClass::NotSent => Outcome::later(why.because("WECHAT_UNREACHABLE")),
     }
 }

@@ -10,6 +10,7 @@ use store::Store;
 use store::payments::ExceptionStatus;
 use wechat::pay::{self, Refund, RefundRequest, RefundStatus};
 
+use crate::delivery::{Outcome, Why};
 use crate::events::{self, Refunded};
 
 /// `outbox.kind`
@@ -29,21 +30,18 @@ pub fn refund_no(transaction_id: &str) -> String {
     format!("RF{transaction_id}")
 }
 
+/// `outbox._id` of a refund.
+pub fn item_id(out_refund_no: &str) -> String {
+    format!("refund:{out_refund_no}")
+}
+
 /// The key of the entry that books money which fits no order.
 pub fn exception_key(transaction_id: &str) -> String {
     format!("payment:{transaction_id}:exception")
 }
 
-/// How a try to deliver ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Delivery {
-    Done,
-    /// Not final; try again later.
-    Later(String),
-    /// Nobody wants it.
-    Skipped(String),
-    /// Will never succeed by itself.
-    Dead(String),
+fn later(reason: &'static str, text: impl Into<String>) -> Outcome {
+    Outcome::later(Why::new(reason, text))
 }
 
 /// Asks WeChat Pay for the refund, or how it is going.
@@ -54,19 +52,19 @@ pub async fn deliver(
     first_try: bool,
     tells: &Tells,
     now: DateTime<Utc>,
-) -> Result<Delivery, Failure> {
+) -> Result<Outcome, Failure> {
     if !first_try {
         match client.query_refund(&order.out_refund_no).await {
             Ok(Some(refund)) => return conclude(store, &refund, tells, now).await,
             Ok(None) => {}
-            Err(error) => return Ok(Delivery::Later(format!("refund query: {error}"))),
+            Err(error) => return Ok(later("REFUND_QUERY_FAILED", format!("refund query: {error}"))),
         }
     }
     // What WeChat really holds decides how much goes back, not what a notice claimed.
     let total = match client.query(&order.out_trade_no).await {
         Ok(Some(transaction)) if transaction.is_paid() => transaction.amount_total.unwrap_or(0),
-        Ok(_) => return Ok(Delivery::Later("WeChat does not know the payment as paid".to_owned())),
-        Err(error) => return Ok(Delivery::Later(format!("payment query: {error}"))),
+        Ok(_) => return Ok(later("PAYMENT_NOT_PAID", "WeChat does not know the payment as paid")),
+        Err(error) => return Ok(later("PAYMENT_QUERY_FAILED", format!("payment query: {error}"))),
     };
     let request = RefundRequest {
         transaction_id: &order.transaction_id,
@@ -79,22 +77,22 @@ pub async fn deliver(
     match client.refund(&request).await {
         Ok(refund) => conclude(store, &refund, tells, now).await,
         Err(error) if error.outcome_unknown() || error.is_retryable() || error.code() == Some("NOT_ENOUGH") => {
-            Ok(Delivery::Later(format!("refund: {error}")))
+            Ok(later("REFUND_FAILED", format!("refund: {error}")))
         }
         Err(error) => {
             record(store, &order.out_refund_no, ExceptionStatus::RefundFailed, tells, now).await?;
-            Ok(Delivery::Dead(format!("refund: {error}")))
+            Ok(Outcome::Dead(Why::new("REFUND_REFUSED", format!("refund: {error}"))))
         }
     }
 }
 
-async fn conclude(store: &Store, refund: &Refund, tells: &Tells, now: DateTime<Utc>) -> Result<Delivery, Failure> {
+async fn conclude(store: &Store, refund: &Refund, tells: &Tells, now: DateTime<Utc>) -> Result<Outcome, Failure> {
     record_status(store, &refund.out_refund_no, &refund.status, tells, now).await?;
     Ok(match &refund.status {
-        RefundStatus::Success => Delivery::Done,
-        RefundStatus::Processing | RefundStatus::Unknown(_) => Delivery::Later("WeChat is refunding".to_owned()),
+        RefundStatus::Success => Outcome::Delivered,
+        RefundStatus::Processing | RefundStatus::Unknown(_) => later("REFUND_PROCESSING", "WeChat is refunding"),
         RefundStatus::Closed | RefundStatus::Abnormal => {
-            Delivery::Dead(format!("WeChat says {}", refund.status.as_str()))
+            Outcome::Dead(Why::new("REFUND_NOT_POSSIBLE", format!("WeChat says {}", refund.status.as_str())))
         }
     })
 }

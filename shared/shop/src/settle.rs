@@ -179,7 +179,7 @@ async fn record(
             transaction_id: evidence.transaction_id.to_owned(),
             out_refund_no: out_refund_no.clone(),
         };
-        let mut item = OutboxItem::new(format!("refund:{out_refund_no}"), refunds::KIND, &refund, now)?;
+        let mut item = OutboxItem::new(refunds::item_id(&out_refund_no), refunds::KIND, &refund, now)?;
         item.order_id = Some(payment.order_id.clone());
         tx.enqueue(&item).await?;
     }

@@ -15,6 +15,9 @@ pub enum Error {
     /// The driver or the server failed.
     #[error("database")]
     Driver(#[source] Box<mongodb::error::Error>),
+    /// What a transaction wanted to change is no longer its own; nothing was written.
+    #[error("lost to another process")]
+    Lost,
     /// A document does not have the shape that the rules require, or a caller broke a rule of the book.
     #[error("INVARIANT {0}")]
     Invariant(String),

@@ -55,6 +55,14 @@ pub(crate) trait Row {
     fn position(&self) -> (DateTime<Utc>, &str);
 }
 
+/// A row as it is stored.
+impl Row for Document {
+    fn position(&self) -> (DateTime<Utc>, &str) {
+        let at = self.get_datetime("createdAt").map(|at| at.to_chrono()).unwrap_or_default();
+        (at, self.get_str("_id").unwrap_or_default())
+    }
+}
+
 impl Store {
     /// Rows that match `filter`, newest first. The collection needs an index on the filter's fields, then `createdAt`, then `_id`.
     pub(crate) async fn page<T: Row + DeserializeOwned + Send + Sync + Unpin>(

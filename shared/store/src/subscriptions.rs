@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Store, Tx, date};
 
+/// More than anybody will ever be sent; a client that claims acceptances nobody gave gets no further.
+const AVAILABLE_MAX: i64 = 1_000;
+
 /// `subscriptions.choice`: what the user answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Choice {
@@ -71,6 +74,12 @@ impl Store {
     }
 }
 
+/// What became of the message is certain all the same, so it ends; the audit shows the sums that do not fit.
+fn nobody_gave(id: &str) {
+    let template_id = id.split_once('|').map_or("", |(_, template_id)| template_id);
+    tracing::error!(template_id, "INVARIANT_PERMISSION a message held a permission that nobody gave");
+}
+
 impl Tx {
     /// Takes one message's worth of an agreement; false when none is left. The caller writes the id to `outbox.permission` in the
     /// same transaction.
@@ -79,13 +88,34 @@ impl Tx {
         self.update("subscriptions", doc! { "_id": id, "available": { "$gte": 1i64 } }, change).await
     }
 
+    /// Takes one message's worth of each of these agreements, which are different ones; answers those that had one left.
+    pub async fn take_permissions(&mut self, ids: &[String], now: DateTime<Utc>) -> Result<Vec<String>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let left = doc! { "_id": { "$in": ids }, "available": { "$gte": 1i64 } };
+        let rows: Vec<Subscription> = self.find("subscriptions", left).await?;
+        let taken: Vec<String> = rows.into_iter().map(|row| row.id).collect();
+        if taken.is_empty() {
+            return Ok(taken);
+        }
+        let guard = doc! { "_id": { "$in": &taken }, "available": { "$gte": 1i64 } };
+        let change = doc! { "$inc": { "available": -1i64, "taken": 1i64 }, "$set": { "updatedAt": date::bson(now) } };
+        let target = self.collection::<bson::Document>("subscriptions");
+        let result = target.update_many(guard, change).session(&mut self.session).await?;
+        if u64::try_from(taken.len()) == Ok(result.matched_count) {
+            return Ok(taken);
+        }
+        Err(Error::Invariant("permissions changed within a transaction".to_owned()))
+    }
+
     /// Gives back what a message took that was certainly not sent.
     pub async fn give_back_permission(&mut self, id: &str, now: DateTime<Utc>) -> Result<(), Error> {
         let change = doc! { "$inc": { "available": 1i64, "taken": -1i64 }, "$set": { "updatedAt": date::bson(now) } };
-        if self.update("subscriptions", doc! { "_id": id, "taken": { "$gte": 1i64 } }, change).await? {
-            return Ok(());
+        if !self.update("subscriptions", doc! { "_id": id, "taken": { "$gte": 1i64 } }, change).await? {
+            nobody_gave(id);
         }
-        Err(Error::Invariant("a message held a permission that nobody gave".to_owned()))
+        Ok(())
     }
 
     /// Writes off what a message took and WeChat did not honour, and what is left with it, unless the user agreed again after
@@ -106,13 +136,18 @@ impl Tx {
         let target = self.collection::<bson::Document>("subscriptions");
         let guard = doc! { "_id": id, "taken": { "$gte": 1i64 } };
         let result = target.update_one(guard, change).session(&mut self.session).await?;
-        if result.matched_count == 1 {
-            return Ok(());
+        if result.matched_count == 0 {
+            nobody_gave(id);
         }
-        Err(Error::Invariant("a message held a permission that nobody gave".to_owned()))
+        Ok(())
     }
 
-    /// Records a user's answer; `accept` allows one more message.
+    /// All agreements of a user.
+    pub async fn subscriptions(&mut self, open_id: &OpenId) -> Result<Vec<Subscription>, Error> {
+        self.find("subscriptions", doc! { "openId": open_id.as_str() }).await
+    }
+
+    /// Records a user's answer; `accept` allows one more message, up to a thousand.
     pub async fn record_choice(
         &mut self,
         open_id: &OpenId,
@@ -120,20 +155,30 @@ impl Tx {
         choice: Choice,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
-        let id = Subscription::key(open_id, template_id);
-        let one = i64::from(choice == Choice::Accept);
-        let mut set =
-            doc! { "choice": bson::serialize_to_bson(&choice).unwrap_or(Bson::Null), "updatedAt": date::bson(now) };
+        let so_far = |field: &str| doc! { "$ifNull": [format!("${field}"), 0i64] };
+        let more = match choice {
+            Choice::Accept => {
+                doc! { "$cond": [{ "$lt": [so_far("available"), AVAILABLE_MAX] }, 1i64, 0i64] }
+            }
+            Choice::Reject | Choice::Ban => doc! { "$literal": 0i64 },
+        };
+        let mut set = doc! {
+            "openId": { "$literal": open_id.as_str() },
+            "templateId": { "$literal": template_id },
+            "choice": bson::serialize_to_bson(&choice).unwrap_or(Bson::Null),
+            "available": { "$add": [so_far("available"), more.clone()] },
+            "accepted": { "$add": [so_far("accepted"), more] },
+            "taken": so_far("taken"),
+            "voided": so_far("voided"),
+            "updatedAt": date::bson(now),
+        };
         if choice == Choice::Accept {
             set.insert("acceptedAt", date::bson(now));
         }
-        let change = doc! {
-            "$inc": { "available": one, "accepted": one },
-            "$set": set,
-            "$setOnInsert": { "openId": open_id.as_str(), "templateId": template_id, "taken": 0i64, "voided": 0i64 },
-        };
+        let id = Subscription::key(open_id, template_id);
         let target = self.collection::<bson::Document>("subscriptions");
-        target.update_one(doc! { "_id": id }, change).upsert(true).session(&mut self.session).await?;
+        let update = target.update_one(doc! { "_id": id }, vec![doc! { "$set": set }]);
+        update.upsert(true).session(&mut self.session).await?;
         Ok(())
     }
 }

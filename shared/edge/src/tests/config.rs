@@ -1,6 +1,8 @@
 //! The environment, good and bad.
 
-use crate::config::{HostKind, StoreConfig, host_kind_from, local};
+use domain::{Consent, Event};
+
+use crate::config::{HostKind, OnUnknown, StoreConfig, host_kind_from, local};
 use crate::{App, Clock, Config, Need};
 
 const PEM: &str = r"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----";
@@ -110,6 +112,56 @@ fn a_malformed_variable_is_named_and_its_value_is_not() {
 }
 
 #[test]
+fn templates_are_checked_at_start() {
+    let read = |value: &str| parse(&[full().as_slice(), &[("WECHAT_TEMPLATES", value)]].concat(), ALL);
+    let good = r#"[{"name":"assignment","templateId":"T-1","fields":{"thing1":"customerName"},"onUnknown":"resend"},
+        {"name":"lotteryResult","templateId":"T-2","fields":{"phrase2":"result"},"page":"pages/a","longTerm":true}]"#;
+    let templates = read(good).unwrap().templates;
+    assert_eq!(
+        templates.iter().map(|t| (t.long_term, t.on_unknown)).collect::<Vec<_>>(),
+        [(false, OnUnknown::Resend), (true, OnUnknown::Stop)]
+    );
+    for (value, wanted) in [
+        ("{}", "WECHAT_TEMPLATES is malformed"),
+        (r#"[{"name":"assignment"}]"#, "WECHAT_TEMPLATES is malformed"),
+        (
+            r#"[{"name":"assignment","templateId":"T","fields":{"thing":"customerName"}}]"#,
+            r#"WECHAT_TEMPLATES has a mistake in template "assignment": field "thing" must be"#,
+        ),
+        (
+            r#"[{"name":"assigned","templateId":"T","fields":{"thing1":"customerName"}}]"#,
+            r#"WECHAT_TEMPLATES has a mistake in template "assigned": the name is unknown"#,
+        ),
+        (
+            r#"[{"name":"assignment","templateId":"","fields":{"thing1":"customerName"}}]"#,
+            r#"WECHAT_TEMPLATES has a mistake in template "assignment": templateId"#,
+        ),
+    ] {
+        let message = read(value).unwrap_err();
+        assert!(message.contains(wanted), "{message}");
+    }
+}
+
+#[test]
+fn an_event_is_told_for_its_template_or_for_its_name() {
+    let template = r#"[{"name":"orderPaid","templateId":"T-1","fields":{"thing1":"products"}}]"#;
+    let tells = |names: &str| {
+        let config = parse(&[("WECHAT_TEMPLATES", template), ("WECHAT_TELLS", names)], &[])?;
+        Ok::<_, String>(App::new(config, Clock::system()).unwrap().config.rules.tells.clone())
+    };
+    let of_its_template = Some(Consent::EachTime { template_id: "T-1".to_owned() });
+    assert_eq!(tells("").unwrap().of(Event::OrderPaid).cloned(), of_its_template);
+    let both = tells(" orderPaid, orderRefunded,").unwrap();
+    assert_eq!(both.of(Event::OrderPaid).cloned(), of_its_template);
+    assert_eq!(both.of(Event::OrderRefunded), Some(&Consent::Elsewhere));
+    assert_eq!(both.of(Event::OrderShipped), None);
+    // Nobody is told of an assignment by name alone.
+    for wrong in ["orderPayed", "orderPaid;orderRefunded", "assignment", r#"["orderPaid"]"#] {
+        assert!(tells(wrong).unwrap_err().contains("WECHAT_TELLS has an unknown name"), "{wrong}");
+    }
+}
+
+#[test]
 fn a_service_key_may_have_an_old_and_a_new_secret() {
     let two = r#"[{"id":"crm","secret":"the-new-secret-1234","scopes":["notify"]},{"id":"erp","secret":"the-old-secret-1234"},{"id":"crm","secret":"the-old-secret-1234","scopes":["points"]}]"#;
     let config = parse(&[("SERVICE_KEYS", two)], &[]).unwrap();
@@ -176,6 +228,18 @@ fn redirected_addresses_have_no_second_one() {
     let pay = config.pay.unwrap();
     assert_eq!((pay.base_url.as_str(), pay.backup_base_url), ("http://127.0.0.1:8900/sim/wxpay", None));
     assert_eq!(config.port, 9100);
+}
+
+#[test]
+fn a_key_may_be_its_base64_alone() {
+    let bare = "QUJD".repeat(20);
+    let public = format!(r#"[{{"serial":"PUB_KEY_ID_01","pem":"{bare}"}}]"#);
+    let mut pairs = full();
+    pairs.extend([("WXPAY_PRIVATE_KEY", bare.as_str()), ("WXPAY_PUBLIC_KEYS", public.as_str())]);
+    let pay = parse(&pairs, ALL).unwrap().pay.unwrap();
+    let pem = |kind: &str| format!("-----BEGIN {kind}-----\n{bare}\n-----END {kind}-----\n");
+    assert_eq!(pay.private_key.expose(), pem("PRIVATE KEY"));
+    assert_eq!(pay.platform_keys[0].pem, pem("PUBLIC KEY"));
 }
 
 #[test]

@@ -447,19 +447,23 @@ fn an_unknown_key_costs_and_says_what_a_wrong_signature_does() {
     let refusal = |key| verify(&keys, presented(key), "POST", &paths, &body, &[noon()]).err().unwrap();
     assert_eq!(refusal("crm"), refusal("nobody"));
     assert_eq!(refusal("two"), refusal("nobody"));
-    // The quickest of many runs, so that what else the machine does does not count.
-    let quickest = |key| {
-        let run = || {
-            let started = std::time::Instant::now();
-            refusal(key);
-            started.elapsed()
-        };
-        (0..30).map(|_| run()).min().unwrap().as_secs_f64()
-    };
-    let (known, unknown, rotating) = (quickest("crm"), quickest("nobody"), quickest("two"));
-    for other in [unknown, rotating] {
-        assert!((0.5..2.0).contains(&(other / known)), "known {known}, unknown {unknown}, rotating {rotating}");
-    }
+    // The quickest of many runs, taken in turns, and more than once if need be, so that what else the machine does does not
+    // count: an early end would show each time.
+    let mut seen = Vec::new();
+    let alike = (0..20).any(|_| {
+        let mut quickest = [f64::INFINITY; 3];
+        for _ in 0..10 {
+            for (best, key) in quickest.iter_mut().zip(["crm", "nobody", "two"]) {
+                let started = std::time::Instant::now();
+                refusal(key);
+                *best = best.min(started.elapsed().as_secs_f64());
+            }
+        }
+        let [known, unknown, rotating] = quickest;
+        seen.push(quickest);
+        [unknown, rotating].iter().all(|other| (0.5..2.0).contains(&(other / known)))
+    });
+    assert!(alike, "known, unknown, rotating: {seen:?}");
 }
 
 #[tokio::test]

@@ -227,3 +227,28 @@ async fn the_trace_id_is_the_gateways_if_usable() {
     assert_eq!(made.len(), 32);
     assert_ne!(made, trace(&[]).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_may_outlive_its_call_but_not_the_process() {
+    let (app, ended) = (app(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&ended);
+    let slow = Function::new("slow", move |ctx: Context, _: Nothing| {
+        let count = Arc::clone(&count);
+        async move {
+            let quick = ctx.outlive(Duration::from_secs(5), async { 1 }).await;
+            let panicked: Option<()> = ctx.outlive(Duration::from_secs(5), async { panic!("a bug") }).await;
+            let late = async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                count.fetch_add(1, Ordering::SeqCst)
+            };
+            let late = ctx.outlive(Duration::from_millis(1), late).await;
+            Reply::of(&json!({ "quick": quick, "panicked": panicked.is_none(), "late": late }))
+        }
+    })
+    .accepts(ANYONE);
+    let got = call(&app, &slow, http("/"), &[], "").await;
+    assert_eq!((&body(&got)["quick"], &body(&got)["panicked"]), (&json!(1), &json!(true)), "{got:?}");
+    assert_eq!(body(&got)["late"], Value::Null);
+    app.idle().await;
+    assert_eq!(ended.load(Ordering::SeqCst), 1);
+}
