@@ -16,13 +16,19 @@
 //! | `identity` | a member is verified if and only if a sealed identity is stored; one number, one user; no number can be read there, at members, customers or in `accessLogs`; who waits for goods of the points mall is verified |
 //! | `seal` | every sealed day has the entries it was sealed with, and the days form one chain without gaps |
 //! | `draw` | each draw recomputes from its list, seed and beacon to its recorded ranking and winners; rights follow the ranks, hold their pieces and grant one coin each; no seed is in clear before its draw |
-//! | `outbox` | nothing waits beyond its limit without being dead; a refund has its cause and its outcome |
+//! | `shipping` | an order has shipping data exactly from its shipping on; a report that it says was made is in the outbox |
+//! | `event` | what is told or reported has happened, and to the one who is told: order paid, shipped, refunded, draw, coins that expire |
+//! | `outbox` | nothing waits beyond its limit without being dead; what has ended has one end, is leased to nobody and not being sent; tries are numbered, and the last says what the state says; only messages hold permissions; a refund has its cause and its outcome |
+//! | `subscription` | messages that a user agreed to = those still available + those that items of the outbox hold + those found void |
+//! | `assignment` | who was assigned a customer is told by a message that names the customer, and no such message was delivered without its assignment |
 //!
 //! A document that cannot be read by the shop's own types is reported under its collection's invariant.
 
 mod coins;
 mod draws;
+mod events;
 mod identities;
+mod messages;
 mod rights;
 mod rules;
 mod seals;
@@ -30,7 +36,7 @@ mod seals;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bson::{Bson, Document, doc};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use domain::OrderId;
 use futures_util::TryStreamExt;
 use mongodb::options::{CollectionOptions, Hint, ReadConcern};
@@ -55,9 +61,6 @@ use rules::{
 };
 
 const BATCH: usize = 500;
-
-/// How long a delivery may be tried; the outbox gives up long before.
-const OUTBOX_LIMIT: TimeDelta = TimeDelta::days(14);
 
 /// The system accounts with the kind of asset that each holds.
 const SYSTEM_ACCOUNTS: &[(&str, &str)] = &[
@@ -144,6 +147,8 @@ impl Store {
         audit.identities().await?;
         audit.seals().await?;
         audit.outbox().await?;
+        audit.subscriptions().await?;
+        audit.assignments().await?;
         audit.draws().await?;
         Ok(audit.report)
     }
@@ -467,6 +472,7 @@ impl Audit<'_> {
 
     async fn check_orders(&mut self, batch: &[Order]) -> Result<(), Error> {
         self.check_rights_of(batch).await?;
+        self.check_shipping_of(batch).await?;
         let ids: Vec<String> = batch.iter().map(|o| o.id.as_str().to_owned()).collect();
         let keys = batch.iter().flat_map(|o| ORDER_REASONS.iter().map(|r| key(&o.id, r))).collect();
         let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
@@ -649,14 +655,13 @@ impl Audit<'_> {
         let mut after: Option<Bson> = None;
         loop {
             let batch: Batch<OutboxItem> = self.batch("outbox", "outbox", after).await?;
+            self.check_causes_of(&batch.rows).await?;
             let numbers = batch.rows.iter().filter_map(|i| i.id.strip_prefix("refund:").map(str::to_owned)).collect();
             let causes: Vec<PaymentException> = self.matching("paymentExceptions", "outRefundNo", numbers).await?;
             for item in &batch.rows {
-                let age = self.now - item.created_at;
+                let faults = messages::item_off(item, self.now);
                 let mut say = |message: &str| self.violation("outbox", message, format!("outbox/{}", item.id));
-                if item.status == OutboxStatus::Pending && age > OUTBOX_LIMIT {
-                    say("undelivered for two weeks and not dead");
-                }
+                faults.into_iter().for_each(&mut say);
                 let cause = item
                     .id
                     .strip_prefix("refund:")
@@ -673,6 +678,7 @@ impl Audit<'_> {
                     Some(_) => {}
                 }
             }
+            self.told_of_assignments(&batch.rows).await?;
             match batch.next {
                 Some(next) => after = Some(next),
                 None => return Ok(()),
