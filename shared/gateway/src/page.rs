@@ -20,13 +20,11 @@ use crate::{Gateway, Invoked};
 
 const PAGE: &str = include_str!("page.html");
 const NONCE_MARK: &str = "{{nonce}}";
-const OUTBOX_SHOWN: i64 = 50;
 
 pub(crate) fn router(gateway: &Gateway) -> Router {
     let routes = Router::new()
         .route("/", get(page))
         .route("/local/state", get(state))
-        .route("/local/outbox", get(outbox))
         .route("/local/session", post(session))
         .route("/local/invoke", post(invoke));
     guard(routes.layer(middleware::from_fn(only_json))).with_state(gateway.clone())
@@ -136,16 +134,6 @@ fn caller_label(accept: Accept) -> Value {
         Accept::Provider => json!({ "kind": "provider" }),
         Accept::Anonymous => json!({ "kind": "anonymous" }),
     }
-}
-
-async fn outbox(State(gateway): State<Gateway>) -> Response {
-    http_response(match gateway.inner.app.store().peek("outbox", OUTBOX_SHOWN).await {
-        Ok(rows) => success(json!({ "success": true, "data": rows })),
-        Err(error) => {
-            tracing::warn!(error = %error, "cannot read the outbox");
-            refused(&Refusal::new(Code::Unavailable))
-        }
-    })
 }
 
 #[derive(Deserialize)]
