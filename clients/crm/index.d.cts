@@ -25,7 +25,7 @@ export interface CommonOptions {
   queueRetries?: number;
   /** What gives way when the queue is full. `newest`. */
   dropPolicy?: 'newest' | 'oldest';
-  /** Promises reject with a `CrmError` where they would give `ok: false`. */
+  /** Promises reject with a `CrmError` where they would give `ok: false`; that of `notifyAssignment` carries the `results`. */
   throwErrors?: boolean;
   /** Assignments of the background that were lost: dropped, or given up. They name customers; keep them out of logs. */
   onError?: (error: CrmError, assignments: Assignment[]) => void;
@@ -47,8 +47,12 @@ export interface WechatOptions extends CommonOptions {
   env: string;
   appid?: string;
   appSecret?: string;
-  /** Instead of `appid` and `appSecret`: gives a valid access token, and a new one when it is asked again. */
-  getAccessToken?: () => string | Promise<string>;
+  /**
+   * Instead of `appid` and `appSecret`: gives the access token that is valid at present; asked once for all calls that wait, and
+   * again for later ones. `renew` is true when WeChat has just refused the one it gave: only then a new one is needed. It has
+   * `timeoutMs` to answer; a rejection counts as a failure for the moment.
+   */
+  getAccessToken?: (about: { renew: boolean }) => string | Promise<string>;
   /** `https://api.weixin.qq.com`. */
   wechatBaseUrl?: string;
   /** Where the stable token comes from; `/cgi-bin/stable_token` at `wechatBaseUrl`. */
@@ -62,8 +66,8 @@ export interface Ok {
   error: null;
   /** The shop's trace id. */
   requestId: string;
-  /** How many tries it took. */
-  attempts: number;
+  /** How often the shop was asked for it. */
+  calls: number;
 }
 
 export interface Failed {
@@ -79,6 +83,10 @@ export interface AssignmentResult {
   reason?: string | null;
   /** For `messages.get`. */
   messageId?: string | null;
+  /** A text message takes its place, where the shop has that switched on. */
+  via?: 'sms';
+  /** The time that was written down for it. Whoever tells it again with this time tells the same assignment. */
+  assignedAt?: string;
 }
 
 export interface NotifyResult {
@@ -92,11 +100,13 @@ export interface NotifyResult {
   results: AssignmentResult[];
   /** The last thing that went wrong. */
   error: CrmError | null;
-  attempts: number;
+  /** How often the shop was asked. */
+  calls: number;
 }
 
 export interface Try {
   at: string;
+  /** Null while it is under way, or when the process died in it. */
   outcome: string | null;
   reason: string | null;
   errcode: number | null;
@@ -108,12 +118,17 @@ export interface Receipt {
   kind: string;
   template: string | null;
   openId: string | null;
+  orderId?: string | null;
   status: 'queued' | 'sent' | 'refused' | 'unknown' | 'dead';
   reason: string | null;
+  /** The reason, for people. */
   message?: string | null;
+  /** Tries of the shop to deliver it. */
   attempts: number;
+  /** The last thirty. */
   tries?: Try[];
-  customerIds: string[];
+  /** The customers that it tells of. */
+  customerIds?: string[];
   createdAt: string;
   nextAttemptAt: string | null;
   expiresAt: string | null;
@@ -127,6 +142,8 @@ export interface StaffMember {
   openId?: string | null;
   phone?: string | null;
   active: boolean;
+  createdAt: string;
+  updatedAt: string;
 }
 
 export interface Page<T> {
@@ -134,36 +151,42 @@ export interface Page<T> {
   nextCursor: string | null;
 }
 
-type Result<T> = (Ok & T) | Failed;
-type ListResult<T> = (Ok & Page<T>) | (Failed & Page<never>);
+export type Result<T> = (Ok & T) | Failed;
+export type ListResult<T> = (Ok & Page<T>) | (Failed & Page<never>);
 
 export interface Client {
   /**
    * Tells the shop who was assigned to whom. Returns at once; the promise never rejects (unless `throwErrors`). Any number goes
-   * in pieces of at most a hundred. The same assignment with the same `assignedAt` is never sent twice, however often it is told.
+   * in pieces of at most a hundred. The same assignment with the same `assignedAt` is never sent twice, however often it is told;
+   * each result has it. With a `requestId` of your own nothing is added, so that a repeat has the same text: give `assignedAt`, too.
    */
   notifyAssignment(
     assignments: Assignment | readonly Assignment[],
-    options?: { requestId?: string; wait?: boolean },
+    options?: { requestId?: string | null; wait?: boolean | null } | null,
   ): Promise<NotifyResult>;
   /** The same, without an answer: put into a queue in memory. Says how many were taken. */
   notifyAssignmentInBackground(assignments: Assignment | readonly Assignment[]): number;
   /** How many are on their way in the background. */
   readonly pending: number;
   /** Waits until the queue is empty, at most 10 s unless told otherwise. */
-  flush(options?: { timeoutMs?: number }): Promise<{ ok: boolean; pending: number }>;
+  flush(options?: { timeoutMs?: number } | null): Promise<{ ok: boolean; pending: number }>;
   /** Takes nothing any more, waits as `flush` (5 s), and gives up the rest. Call it when the program ends. */
-  close(options?: { timeoutMs?: number }): Promise<{ ok: boolean; pending: number }>;
+  close(options?: { timeoutMs?: number } | null): Promise<{ ok: boolean; pending: number }>;
+  /**
+   * Any other function of the shop that the key has the scope for, such as `addPoints`. A `requestId` is added where there is
+   * none, so that a retry takes effect once.
+   */
+  call(functionName: string, input?: Record<string, unknown> | null): Promise<Result<Record<string, unknown>>>;
   readonly messages: {
-    list(filter?: Omit<MessagesInput, 'action' | 'messageId' | 'mayRepeat'>): Promise<ListResult<Receipt>>;
+    list(filter?: Omit<MessagesInput, 'action' | 'messageId' | 'mayRepeat'> | null): Promise<ListResult<Receipt>>;
     get(messageId: string): Promise<Result<Receipt>>;
     /** Tries a dead message once more. One whose outcome is unknown needs `mayRepeat`: it may arrive twice. */
-    redrive(messageId: string, options?: { mayRepeat?: boolean; requestId?: string }): Promise<Result<Receipt>>;
+    redrive(messageId: string, options?: { mayRepeat?: boolean | null; requestId?: string | null } | null): Promise<Result<Receipt>>;
   };
   readonly staff: {
     upsert(member: Omit<StaffInput, 'action'>): Promise<Result<StaffMember>>;
     get(userId: string): Promise<Result<StaffMember>>;
-    list(filter?: { limit?: number; after?: string }): Promise<ListResult<StaffMember>>;
+    list(filter?: { limit?: number; after?: string } | null): Promise<ListResult<StaffMember>>;
   };
 }
 
@@ -172,15 +195,22 @@ export function createClient(options: Options): Client;
 
 export class CrmError extends Error {
   constructor(code: string, message?: string, more?: Partial<CrmError>);
-  /** The shop's code, or `NETWORK`, `TIMEOUT`, `BAD_RESPONSE`, `INVALID_ARGUMENT`, `CLIENT_CLOSED`, `QUEUE_FULL`, `WECHAT_…`. */
+  /**
+   * The shop's code, or `NETWORK`, `TIMEOUT`, `BAD_RESPONSE`, `INVALID_ARGUMENT`, `CLIENT_CLOSED`, `QUEUE_FULL`, `WECHAT_…`;
+   * `UNKNOWN` for a refusal without a code, and `CLIENT_ERROR` where the call could not be made at all, such as after
+   * `signedPath` threw.
+   */
   code: string;
   retryable: boolean;
   status?: number;
   details?: { field?: string; retryAfterSeconds?: number; [name: string]: unknown };
   requestId?: string;
   errcode?: number;
-  attempts?: number;
+  /** How often the shop was asked. */
+  calls?: number;
   retryAfterSeconds?: number;
+  /** With `throwErrors`, of `notifyAssignment`: what became of each assignment. Not enumerable, so that logs do not show it. */
+  results?: AssignmentResult[];
 }
 
 /** Lower-case hex of the signature; see docs/SIGNING.md. */

@@ -15,19 +15,24 @@ const TRANSIENT = new Set(['RATE_LIMITED', 'INTERNAL', 'UPSTREAM_ERROR', 'UNAVAI
 function caller({ transport, retryDelayMs, retryDelayMaxMs }, signal) {
   // How far the shop's clock is ahead of this machine's, learnt from a refusal.
   let aheadMs = 0;
-  const clock = () => Date.now() + aheadMs;
 
   /** The envelope of a success, or a CrmError. */
   return async function call(name, input, { retries, waitMaxMs = retryDelayMaxMs }) {
     const text = JSON.stringify(input);
     let clockSet = false;
-    for (let attempts = 1; ; attempts += 1) {
+    for (let calls = 1; ; calls += 1) {
       let error;
+      // What this try was signed with: meanwhile another call may have set the clock right.
+      let signedAt = Date.now() + aheadMs;
+      const clock = () => {
+        signedAt = Date.now() + aheadMs;
+        return signedAt;
+      };
       try {
         const answer = await transport.call(name, text, clock, signal);
-        if (answer.body.success) return { body: answer.body, attempts };
+        if (answer.body.success) return { body: answer.body, calls };
         error = refusal(answer);
-        const ahead = clockSet ? null : skew(answer);
+        const ahead = clockSet ? null : skew(answer, signedAt);
         if (ahead !== null) {
           aheadMs = ahead;
           clockSet = true;
@@ -36,28 +41,29 @@ function caller({ transport, retryDelayMs, retryDelayMaxMs }, signal) {
       } catch (thrown) {
         error = thrown instanceof CrmError ? thrown : new CrmError('CLIENT_ERROR', `the call could not be made: ${thrown?.name}`);
       }
-      error.attempts = attempts;
-      const waitMs = delay(attempts, error, waitMaxMs);
-      if (!error.retryable || attempts > retries || signal.aborted || waitMs === null) throw error;
+      error.calls = calls;
+      const waitMs = delay(calls, error, waitMaxMs);
+      if (!error.retryable || calls > retries || signal.aborted || waitMs === null) throw error;
       await sleep(waitMs, signal);
-      if (signal.aborted) throw new CrmError('CLIENT_CLOSED', 'the client was closed', { attempts });
+      if (signal.aborted) throw new CrmError('CLIENT_CLOSED', 'the client was closed', { calls });
     }
   };
 
   /** Doubling, between half and one and a half of it; never shorter than what the shop asks for. Null: it asks for too much. */
-  function delay(attempts, { retryAfterSeconds = 0 }, waitMaxMs) {
-    const doubled = Math.min(retryDelayMaxMs, retryDelayMs * 2 ** (attempts - 1));
+  function delay(calls, { retryAfterSeconds = 0 }, waitMaxMs) {
+    const doubled = Math.min(retryDelayMaxMs, retryDelayMs * 2 ** (calls - 1));
     const asked = retryAfterSeconds * 1000;
     return asked > waitMaxMs ? null : Math.max(asked, doubled * (0.5 + Math.random()));
   }
 
-  function skew({ body, date }) {
+  /** How far the shop's clock is ahead, where that is why it refused. */
+  function skew({ body, date }, signedAt) {
     if (body.code !== 'SIGNATURE_INVALID') return null;
     const reason = body.details?.reason;
     if (reason !== undefined && reason !== 'timestamp') return null;
     const told = Number(body.details?.serverTime) * 1000 || Date.parse(date ?? '');
     const ahead = told - Date.now();
-    return Number.isNaN(ahead) || Math.abs(told - clock()) < SKEW_MS ? null : ahead;
+    return Number.isNaN(ahead) || Math.abs(told - signedAt) < SKEW_MS ? null : ahead;
   }
 }
 

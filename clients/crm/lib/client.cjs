@@ -1,5 +1,7 @@
 'use strict';
 
+const { randomUUID } = require('node:crypto');
+const { setMaxListeners } = require('node:events');
 const { inspect } = require('node:util');
 
 const { prepared, sendAll } = require('./assignments.cjs');
@@ -11,12 +13,28 @@ const { Pending, sleep } = require('./pending.cjs');
 const { queue } = require('./queue.cjs');
 const { direct, throughWechat } = require('./transport.cjs');
 
+/** Options without those that are null: they count as left out. */
+const given = (options) => Object.fromEntries(Object.entries(options ?? {}).filter(([, value]) => value !== null));
+
+/** What a timer takes; anything else counts as left out. */
+function timeOf(options, otherwise) {
+  const { timeoutMs = otherwise } = given(options);
+  return Number.isNaN(Number(timeoutMs)) ? otherwise : Math.min(Math.max(0, Number(timeoutMs)), 2 ** 31 - 1);
+}
+
+/** The error of a call, with what became of each assignment. Logs do not show that: it names customers. */
+function withResults({ error, results }) {
+  return results ? Object.defineProperty(error, 'results', { value: results, configurable: true }) : error;
+}
+
 /** A client of one shop. Throws a TypeError when the options are wrong, and nothing afterwards. */
 function createClient(options) {
   const settings = read(options);
   const { throwErrors, retries, via } = settings;
   const agents = connections();
   const closing = new AbortController();
+  // Every call under way listens to it.
+  setMaxListeners(0, closing.signal);
   const transport = (via === 'wechat' ? throughWechat : direct)({ ...settings, agents });
   const call = caller({ ...settings, transport }, closing.signal);
   const background = queue(call, settings);
@@ -31,7 +49,7 @@ function createClient(options) {
       try {
         if (closed) throw new CrmError('CLIENT_CLOSED', 'the client was closed');
         const result = await work();
-        if (throwErrors && result.error) throw result.error;
+        if (throwErrors && result.error) throw withResults(result);
         return result;
       } catch (thrown) {
         const error = asError(thrown);
@@ -44,9 +62,9 @@ function createClient(options) {
 
   const simple = (name, input, empty = {}) =>
     outcome(async () => {
-      const { body, attempts } = await call(name, input, { retries });
+      const { body, calls } = await call(name, input(), { retries });
       const { success, ...fields } = body;
-      return { ok: success, ...fields, error: null, attempts };
+      return { ok: success, ...fields, error: null, calls };
     }, empty);
 
   /** When nothing is on its way any more, or the time is up. */
@@ -58,18 +76,27 @@ function createClient(options) {
   }
 
   const client = {
-    notifyAssignment(assignments, { requestId, wait } = {}) {
-      const nothing = { sent: 0, queued: 0, refused: 0, failed: 0, results: [], attempts: 0 };
-      return outcome(() => sendAll(call, prepared(assignments), { retries, requestId, wait }), nothing);
+    notifyAssignment(assignments, options) {
+      const nothing = { sent: 0, queued: 0, refused: 0, failed: 0, results: [], calls: 0 };
+      const work = () => {
+        const { requestId, wait } = given(options);
+        // Under a key of the caller's own a repeat must have the same text, so no time is added to it.
+        const list = requestId === undefined ? prepared(assignments) : prepared(assignments, null);
+        return sendAll(call, list, { retries, requestId, wait });
+      };
+      return outcome(work, nothing);
     },
 
+    // Named before the first try, so that a retry of a command is known for one.
+    call: (name, input) => simple(name, () => ({ ...input, requestId: input?.requestId ?? randomUUID() })),
+
     notifyAssignmentInBackground(assignments) {
-      const given = Array.isArray(assignments) ? assignments : [assignments];
+      const list = Array.isArray(assignments) ? assignments : [assignments];
       try {
         if (closed) throw new CrmError('CLIENT_CLOSED', 'the client was closed');
-        return background.add(prepared(given));
+        return background.add(prepared(list));
       } catch (thrown) {
-        background.report(asError(thrown), given);
+        background.report(asError(thrown), list);
         return 0;
       }
     },
@@ -78,17 +105,18 @@ function createClient(options) {
       return background.size();
     },
 
-    flush({ timeoutMs = 10_000 } = {}) {
-      return Pending.of(drained(timeoutMs));
+    flush(options) {
+      return Pending.of(drained(timeOf(options, 10_000)));
     },
 
-    close({ timeoutMs = 5_000 } = {}) {
+    close(options) {
       closed = true;
       const ended = async () => {
-        const flushed = await drained(timeoutMs);
+        const flushed = await drained(timeOf(options, 5_000));
         background.abandon(new CrmError('CLIENT_CLOSED', 'the client was closed'));
         closing.abort();
-        await background.idle();
+        // What is under way ends at once, for everything here listens; the bound is for what nobody thought of.
+        await drained(1_000);
         agents.destroy();
         return flushed;
       };
@@ -96,16 +124,19 @@ function createClient(options) {
     },
 
     messages: Object.freeze({
-      list: (filter = {}) => simple('messages', { ...filter, action: 'list' }, { data: [], nextCursor: null }),
-      get: (messageId) => simple('messages', { action: 'get', messageId }),
-      redrive: (messageId, { mayRepeat, requestId } = {}) =>
-        simple('messages', { action: 'redrive', messageId, mayRepeat, requestId }),
+      list: (filter) => simple('messages', () => ({ ...filter, action: 'list' }), { data: [], nextCursor: null }),
+      get: (messageId) => simple('messages', () => ({ action: 'get', messageId })),
+      redrive: (messageId, options) =>
+        simple('messages', () => {
+          const { mayRepeat, requestId = randomUUID() } = given(options);
+          return { action: 'redrive', messageId, mayRepeat, requestId };
+        }),
     }),
 
     staff: Object.freeze({
-      upsert: (member) => simple('staff', { ...member, action: 'upsert' }),
-      get: (userId) => simple('staff', { action: 'get', userId }),
-      list: (filter = {}) => simple('staff', { ...filter, action: 'list' }, { data: [], nextCursor: null }),
+      upsert: (member) => simple('staff', () => ({ ...member, action: 'upsert' })),
+      get: (userId) => simple('staff', () => ({ action: 'get', userId })),
+      list: (filter) => simple('staff', () => ({ ...filter, action: 'list' }), { data: [], nextCursor: null }),
     }),
 
     [inspect.custom]() {

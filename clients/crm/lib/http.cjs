@@ -48,7 +48,8 @@ function post(agents, url, headers, body, timeoutMs, signal) {
     });
     request.on('socket', (socket) => {
       socket.unref();
-      socket.once('connect', () => socket.unref());
+      // A connection that is used again has connected already.
+      if (socket.connecting) socket.once('connect', () => socket.unref());
     });
     request.on('error', fail);
     request.on('response', (response) => {

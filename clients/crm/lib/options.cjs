@@ -27,13 +27,13 @@ function read(options) {
     return given;
   };
   const handler = (name) => {
-    const given = options[name];
+    const given = options[name] ?? undefined;
     if (given !== undefined && typeof given !== 'function') throw wrong(`${name} must be a function`);
     return given;
   };
 
-  const overWechat = options.env !== undefined;
-  if (overWechat && options.baseUrl !== undefined) throw wrong('give either baseUrl or env, not both');
+  const overWechat = (options.env ?? undefined) !== undefined;
+  if (overWechat && (options.baseUrl ?? undefined) !== undefined) throw wrong('give either baseUrl or env, not both');
   const common = {
     keyId: text('keyId'),
     secret: text('secret'),

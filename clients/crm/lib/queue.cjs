@@ -11,7 +11,10 @@ const WAIT_MAX_MS = 10 * 60 * 1000;
  * one request at a time. It is bounded; what does not fit, and what could not be sent, is reported to `onError`.
  */
 function queue(call, { queueLimit, queueRetries, dropPolicy, onError, onResult }) {
+  // What waits are the elements from `head` on; those before it have left and are cut off now and then, so that an addition
+  // costs the same however many wait.
   let waiting = [];
+  let head = 0;
   let sending = [];
   let running = null;
   let warned = false;
@@ -35,12 +38,24 @@ function queue(call, { queueLimit, queueRetries, dropPolicy, onError, onResult }
     return undefined;
   }
 
+  /** Takes away the first so many. */
+  function take(count) {
+    const taken = waiting.slice(head, head + count);
+    head += taken.length;
+    if (head * 2 > waiting.length) {
+      waiting = waiting.slice(head);
+      head = 0;
+    }
+    return taken;
+  }
+
+  const size = () => waiting.length - head + sending.length;
+
   async function run() {
     // Callers of the same turn share a request.
     await new Promise((resolve) => setImmediate(resolve).unref());
-    while (waiting.length > 0) {
-      sending = waiting.slice(0, BATCH_MAX);
-      waiting = waiting.slice(BATCH_MAX);
+    while (waiting.length > head) {
+      sending = take(BATCH_MAX);
       const result = await sendAll(call, sending, { retries: queueRetries, waitMaxMs: WAIT_MAX_MS });
       const lost = sending.filter((_, at) => result.results[at].status === 'failed');
       sending = [];
@@ -51,30 +66,22 @@ function queue(call, { queueLimit, queueRetries, dropPolicy, onError, onResult }
   }
 
   return {
-    size: () => waiting.length + sending.length,
+    size,
     /** Takes prepared assignments; says how many it took. What is being sent keeps its place. */
     add(assignments) {
-      const room = Math.max(0, queueLimit - sending.length);
-      const all = [...waiting, ...assignments];
-      const over = Math.max(0, all.length - room);
-      let dropped = [];
-      if (dropPolicy === 'oldest') {
-        dropped = all.slice(0, over);
-        waiting = all.slice(over);
-      } else {
-        dropped = over > 0 ? all.slice(-over) : [];
-        waiting = over > 0 ? all.slice(0, -over) : all;
-      }
+      const over = Math.max(0, size() + assignments.length - queueLimit);
+      const kept = dropPolicy === 'oldest' ? assignments.length : assignments.length - over;
+      for (const one of assignments.slice(0, kept)) waiting.push(one);
+      const dropped = dropPolicy === 'oldest' ? take(over) : assignments.slice(kept);
       running ??= run();
       if (dropped.length > 0) report(new CrmError('QUEUE_FULL', `the queue holds ${queueLimit} assignments`), dropped);
-      return assignments.length - (dropPolicy === 'oldest' ? 0 : dropped.length);
+      return kept;
     },
     /** Settles when nothing is on its way. */
     idle: () => running ?? Promise.resolve(),
     /** Gives up what is still waiting. */
     abandon(error) {
-      const lost = waiting;
-      waiting = [];
+      const lost = take(waiting.length);
       if (lost.length > 0) report(error, lost);
     },
     report,

@@ -5,6 +5,7 @@
 
 const { post } = require('./http.cjs');
 const { CrmError } = require('./error.cjs');
+const { sleep } = require('./pending.cjs');
 const { signedEvent, signedHeaders } = require('./signature.cjs');
 
 const parsed = (text) => {
@@ -89,11 +90,32 @@ const TOKEN_EARLY_MS = 5 * 60 * 1000;
 /** WeChat's `invokecloudfunction`, with the signature inside the event. */
 function throughWechat({ wechatBaseUrl, tokenUrl, appid, appSecret, env, getAccessToken, keyId, secret, timeoutMs, agents }) {
   let held = null;
-  let fetching = null;
+  // Renewals apart: who was refused a token must not get it again from a fetch that began before.
+  const fetching = { plain: null, renewal: null };
 
-  async function fetchToken(signal) {
+  /** The caller's own keeping: within the time of a try, and no longer than the client lives. */
+  function asked(renew, signal) {
+    return new Promise((resolve, reject) => {
+      const ended = new AbortController();
+      const settle = (how, value) => {
+        ended.abort();
+        signal.removeEventListener('abort', closed);
+        how(value);
+      };
+      const closed = () => settle(reject, new CrmError('CLIENT_CLOSED', 'the client was closed'));
+      if (signal.aborted) return closed();
+      signal.addEventListener('abort', closed, { once: true });
+      sleep(timeoutMs, ended.signal).then(() =>
+        settle(reject, new CrmError('TIMEOUT', `getAccessToken gave nothing within ${timeoutMs} ms`, { retryable: true })));
+      // Whatever it says may quote a token.
+      const failed = () => settle(reject, new CrmError('WECHAT_TOKEN', 'getAccessToken failed', { retryable: true }));
+      return (async () => getAccessToken({ renew }))().then((token) => settle(resolve, token), failed);
+    });
+  }
+
+  async function fetchToken(signal, renew) {
     if (getAccessToken) {
-      const token = await getAccessToken();
+      const token = await asked(renew, signal);
       if (typeof token !== 'string' || token === '') throw new CrmError('WECHAT_TOKEN', 'getAccessToken gave no token');
       // Whoever gives it out also knows how long it lives.
       return { token, until: 0 };
@@ -109,12 +131,13 @@ function throughWechat({ wechatBaseUrl, tokenUrl, appid, appSecret, env, getAcce
   }
 
   /** The token, fetched by one call for all that wait. */
-  async function token(signal) {
+  async function token(signal, renew = false) {
     if (held && Date.now() < held.until) return held.token;
-    fetching ??= fetchToken(signal).finally(() => {
-      fetching = null;
+    const kind = renew ? 'renewal' : 'plain';
+    fetching[kind] ??= fetchToken(signal, renew).finally(() => {
+      fetching[kind] = null;
     });
-    held = await fetching;
+    held = await fetching[kind];
     return held.token;
   }
 
@@ -135,7 +158,7 @@ function throughWechat({ wechatBaseUrl, tokenUrl, appid, appSecret, env, getAcce
       if (TOKEN_INVALID.has(tried.errcode)) {
         // Unless another call has a new one already.
         if (held && held.token === first) held = null;
-        const second = await token(signal);
+        const second = held ? held.token : await token(signal, true);
         if (second !== first) tried = await invoke(name, text, clock, signal, second);
       }
       if (tried.errcode !== 0) throw wechatError(tried.errcode, tried.body.errmsg);

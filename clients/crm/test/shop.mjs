@@ -42,7 +42,7 @@ export async function shop(answer = accept, { skewSeconds = 0 } = {}) {
       const text = Buffer.concat(parts).toString('utf8');
       const url = new URL(request.url, 'http://shop');
       const headers = request.headers;
-      const one = { path: url.pathname, query: Object.fromEntries(url.searchParams), text, headers };
+      const one = { path: url.pathname, query: Object.fromEntries(url.searchParams), text, headers, port: request.socket.remotePort };
       const reply = (told) => {
         if (told === 'hang') return;
         if (told === 'reset') {

@@ -38,7 +38,7 @@ test('a token that WeChat refuses is fetched anew, once', async (t) => {
     const at = await wechat((input, { query }) => (query.access_token === 'T-1' ? errcode(code) : wrapped(accept(input))));
     const client = at.client();
     const results = await Promise.all([client.notifyAssignment(one), client.notifyAssignment(one), client.notifyAssignment(one)]);
-    assert.ok(results.every(({ ok, attempts }) => ok && attempts === 1));
+    assert.ok(results.every(({ ok, calls }) => ok && calls === 1));
     assert.equal(at.tokens(), 2, `${code}`);
     at.close();
   }
@@ -62,13 +62,57 @@ test('a token of the caller’s own keeping is asked for', async (t) => {
   const at = await wechat((input) => wrapped(accept(input)));
   t.after(at.close);
   let asked = 0;
-  const getAccessToken = async () => `own-${(asked += 1)}`;
+  const given = [];
+  const getAccessToken = async (about) => {
+    given.push(about);
+    return `own-${(asked += 1)}`;
+  };
   const client = at.client({ getAccessToken, appid: undefined, appSecret: undefined });
   assert.equal((await client.notifyAssignment(one)).ok, true);
   assert.deepEqual([at.tokens(), at.calls()[0].query.access_token], [0, 'own-1']);
   const failing = at.client({ getAccessToken: async () => { throw new Error('secret words'); }, retries: 0 });
   const result = await failing.notifyAssignment(one);
   assert.ok(!result.ok && !result.error.message.includes('secret words'));
+  assert.deepEqual([result.error.code, result.error.retryable], ['WECHAT_TOKEN', true]);
+  assert.deepEqual(given, [{ renew: false }]);
+});
+
+test('a token of the caller’s own keeping is renewed when WeChat refuses it', async (t) => {
+  const at = await wechat((input, { query }) => (query.access_token === 'good' ? wrapped(accept(input)) : errcode(40001)));
+  t.after(at.close);
+  let token = 'bad';
+  let renewals = 0;
+  const getAccessToken = async ({ renew }) => {
+    if (renew) {
+      renewals += 1;
+      token = 'good';
+    }
+    return token;
+  };
+  const client = at.client({ getAccessToken, appid: undefined, appSecret: undefined });
+  const results = await Promise.all(Array.from({ length: 5 }, () => client.notifyAssignment(one)));
+  assert.ok(results.every(({ ok, calls }) => ok && calls === 1), JSON.stringify(results));
+  assert.equal(renewals, 1, 'one renewal for all');
+});
+
+test('a token that does not come holds up neither a call nor the end', async (t) => {
+  const at = await wechat((input) => wrapped(accept(input)));
+  t.after(at.close);
+  let asked = 0;
+  const getAccessToken = () => {
+    asked += 1;
+    if (asked === 1) throw new Error('not yet');
+    return asked === 2 ? new Promise(() => {}) : 'own';
+  };
+  const own = { getAccessToken, appid: undefined, appSecret: undefined };
+  const result = await at.client({ ...own, timeoutMs: 1_500 }).notifyAssignment(one);
+  assert.deepEqual([result.ok, result.calls], [true, 3], 'both are tried again');
+  const never = at.client({ ...own, getAccessToken: () => new Promise(() => {}), timeoutMs: 60_000, onError: () => {} });
+  never.notifyAssignmentInBackground(one);
+  const started = Date.now();
+  assert.deepEqual(await never.close({ timeoutMs: 50 }), { ok: false, pending: 1 });
+  assert.ok(Date.now() - started < 30_000);
+  assert.equal(never.pending, 0);
 });
 
 test('what WeChat says is understood', async (t) => {
@@ -91,7 +135,7 @@ test('the shop’s refusals inside WeChat’s answer are the shop’s', async (t
   const at = await wechat(inTurn(wrapped(refuse(503, 'UNAVAILABLE', { retryable: true })), wrapped(refuse(500, 'INTERNAL')), wrapped(refuse(403, 'FORBIDDEN'))));
   t.after(at.close);
   const result = await at.client().notifyAssignment(one);
-  assert.deepEqual([result.error.code, result.attempts], ['FORBIDDEN', 3]);
+  assert.deepEqual([result.error.code, result.calls], ['FORBIDDEN', 3]);
   assert.equal(new Set(at.calls().map(({ nonce }) => nonce)).size, 3);
   const odd = await wechat(() => ({ status: 200, body: { errcode: 0, errmsg: 'ok', resp_data: 'null' } }));
   t.after(odd.close);
