@@ -7,6 +7,7 @@ mod coins;
 mod draw;
 mod http;
 mod load;
+mod notify;
 mod process;
 mod record;
 mod report;
@@ -46,6 +47,7 @@ use shop::Shop;
 ///   jinlu bench --json > bench.json
 ///   jinlu bench draw            sign-ups, and the draw of a million tickets
 ///   jinlu bench coins           the write-off of a million lots by two processes
+///   jinlu bench notify          notifyAssignment while WeChat is well, slow and away
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
@@ -72,7 +74,14 @@ pub(crate) struct Args {
     /// submit-order 程序，默认与本程序同目录 · The function's binary, if it is not beside this one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// 使用已有的副本集（新建的测试库用后删除）· Use this replica set; the two databases made there are dropped afterwards
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Where to measure and how to tell, the same for all of them.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// 使用已有的副本集（新建的测试库用后删除）· Use this replica set; the databases made there are dropped afterwards
     #[arg(long, value_name = "URI", conflicts_with = "data_dir")]
     uri: Option<String>,
     /// 临时 MongoDB 的数据目录，决定所测的磁盘 · Folder for the MongoDB it starts, and so the disk that is measured; default a temporary one
@@ -83,11 +92,18 @@ pub(crate) struct Args {
     json: bool,
 }
 
+impl Common {
+    async fn server(&self) -> Result<Server> {
+        Server::start(self.uri.as_deref(), self.data_dir.as_deref()).await
+    }
+}
+
 /// What else can be measured.
 #[derive(Debug, Subcommand)]
 enum Command {
     Draw(draw::Args),
     Coins(coins::Args),
+    Notify(notify::Args),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -112,13 +128,14 @@ pub(crate) async fn run(mut args: Args) -> Result<ExitCode> {
     match args.command.take() {
         Some(Command::Draw(args)) => return draw::run(args).await,
         Some(Command::Coins(args)) => return coins::run(args).await,
+        Some(Command::Notify(args)) => return notify::run(args).await,
         None => {}
     }
     let binary = process::find("submit-order", args.binary.as_deref())?;
     let Some(report) = measure(&args, binary, &Shutdown::listen()?).await? else {
         return Ok(ExitCode::FAILURE);
     };
-    if args.json {
+    if args.common.json {
         say(serde_json::to_string_pretty(&report)?)?;
     } else {
         say(report.text()?)?;
@@ -134,7 +151,7 @@ pub async fn small_draw(uri: &str) -> Result<Vec<String>> {
 /// `None` when it was interrupted. Whatever was started is stopped, and the two databases are dropped, in any case.
 async fn measure(args: &Args, binary: PathBuf, shutdown: &Shutdown) -> Result<Option<Report>> {
     let server = tokio::select! {
-        server = Server::start(args.uri.as_deref(), args.data_dir.as_deref()) => server?,
+        server = args.common.server() => server?,
         () = shutdown.wait() => return Ok(None),
     };
     let uri = server.uri.clone();

@@ -22,7 +22,6 @@ use tokio::task::JoinSet;
 
 use super::process::{self, Recipe, Running};
 use super::report::AuditLine;
-use super::server::Server;
 use super::stats::count;
 use crate::cli::say;
 use crate::serve::Shutdown;
@@ -63,15 +62,8 @@ pub(crate) struct Args {
     /// expire-coins 程序，默认与本程序同目录 · The function's binary, if it is not beside this one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// 使用已有的副本集（新建的测试库用后删除）· Use this replica set; the two databases made there are dropped afterwards
-    #[arg(long, value_name = "URI", conflicts_with = "data_dir")]
-    uri: Option<String>,
-    /// 临时 MongoDB 的数据目录，决定所测的磁盘 · Folder for the MongoDB it starts, and so the disk that is measured; default a temporary one
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// 输出 JSON · Print the figures as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: super::Common,
 }
 
 /// Everything that was measured.
@@ -97,7 +89,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
     let binary = process::find("expire-coins", args.binary.as_deref())?;
     let shutdown = Shutdown::listen()?;
     let server = tokio::select! {
-        server = Server::start(args.uri.as_deref(), args.data_dir.as_deref()) => server?,
+        server = args.common.server() => server?,
         () = shutdown.wait() => return Ok(ExitCode::FAILURE),
     };
     let name = |side: &str| format!("jinlu_bench_{}_{side}", std::process::id());
@@ -126,7 +118,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
     dropped.0?;
     dropped.1?;
     let Some(report) = report else { return Ok(ExitCode::FAILURE) };
-    say(if args.json { serde_json::to_string_pretty(&report)? } else { report.text()? })?;
+    say(if args.common.json { serde_json::to_string_pretty(&report)? } else { report.text()? })?;
     let sound = report.deviations.is_empty() && report.audit.as_ref().is_none_or(AuditLine::is_sound);
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,7 +1,6 @@
 //! `jinlu bench draw`
 
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,15 +67,8 @@ pub(crate) struct Args {
     /// 不核对账目 · Leave the audit out, which reads every document
     #[arg(long)]
     no_audit: bool,
-    /// 使用已有的副本集（新建的测试库用后删除）· Use this replica set; the two databases made there are dropped afterwards
-    #[arg(long, value_name = "URI", conflicts_with = "data_dir")]
-    uri: Option<String>,
-    /// 临时 MongoDB 的数据目录，决定所测的磁盘 · Folder for the MongoDB it starts, and so the disk that is measured; default a temporary one
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// 输出 JSON · Print the figures as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: super::Common,
 }
 
 /// Everything that was measured.
@@ -122,13 +114,13 @@ struct Draw {
 pub(super) async fn run(args: Args) -> Result<ExitCode> {
     let shutdown = Shutdown::listen()?;
     let measured = tokio::select! {
-        server = Server::start(args.uri.as_deref(), args.data_dir.as_deref()) => server?,
+        server = args.common.server() => server?,
         () = shutdown.wait() => return Ok(ExitCode::FAILURE),
     };
     let report = measure(&args, &measured, &shutdown).await;
     measured.stop().await?;
     let Some(report) = report? else { return Ok(ExitCode::FAILURE) };
-    if args.json {
+    if args.common.json {
         say(serde_json::to_string_pretty(&report)?)?;
     } else {
         say(report.text()?)?;
@@ -146,11 +138,9 @@ pub(super) async fn small(uri: &str) -> Result<Vec<String>> {
         clients: 8,
         rounds: 2,
         no_audit: false,
-        uri,
-        data_dir: None,
-        json: false,
+        common: super::Common { uri, data_dir: None, json: false },
     };
-    let server = Server::start(args.uri.as_deref(), None).await?;
+    let server = args.common.server().await?;
     let report = measure(&args, &server, &Shutdown::listen()?).await?.context("it was interrupted")?;
     let mut off = report.deviations;
     if let Some(audit) = report.audit.filter(|audit| !audit.is_sound()) {
