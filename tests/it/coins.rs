@@ -139,6 +139,7 @@ async fn a_paid_order_with_the_right_goods_earns_one_coin_once() -> anyhow::Resu
     assert_eq!(swept.ok()["expiredLots"], 2);
     assert_eq!((&swept.body["expiredCoins"], &swept.body["remaining"]), (&json!(2), &json!(false)));
     assert_eq!(account(&world, &token).await?, (0, 2, 0, 2, 0));
+    world.client.timer("deliverOutbox").await?.ok();
     world.finish().await
 }
 
@@ -259,6 +260,7 @@ async fn a_refund_takes_the_coin_back_or_leaves_it_owed_once() -> anyhow::Result
     apples["paymentMethod"] = json!("balance");
     let plain = c.call("submitOrder", &token, apples).await?.text("orderId");
     assert_eq!(revoke(&world, &plain).await?, None);
+    world.client.timer("deliverOutbox").await?.ok();
     world.finish().await
 }
 
@@ -467,6 +469,7 @@ async fn any_sequence_leaves_the_coins_that_a_simple_model_says() -> anyhow::Res
             }
             assert_eq!(account(&world, &token).await?, model.account(), "seed {seed}, step {step}");
         }
+        c.timer("deliverOutbox").await?.ok();
         let found = world.violations().await?;
         assert!(found.is_empty(), "seed {seed}: {found:?}");
     }

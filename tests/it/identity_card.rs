@@ -228,7 +228,7 @@ async fn nobody_redeems_with_a_name_that_is_erased_meanwhile() -> anyhow::Result
     let user = verified(&world.store, "eve", now).await?;
     give(&world.store, "eve", "e1", 3, now).await?;
     let token = c.login("eve").await?;
-    let (store, rules) = (world.store.clone(), world.app.config.rules);
+    let (store, rules) = (world.store.clone(), world.app.config.rules.clone());
     let task = tokio::spawn(async move {
         let address = store::orders::Address {
             name: "伊娃".to_owned(),
@@ -517,6 +517,23 @@ async fn no_number_name_or_phone_is_readable_in_logs_or_database() -> anyhow::Re
         let broken = format!("{{\"realName\":\"{NAME}\",\"idCard\":\"{NUMBER}\"");
         c.post("/verifyIdentity", &[("x-app-session", token.as_str())], broken).await?.refused(400, "INVALID_JSON");
         c.call("sendSMS", &token, json!({ "phone": "13911112222", "purpose": "bind" })).await?.ok();
+        // Messages to staff: one that goes out, one that WeChat refuses, and broken ones.
+        let staff = json!({ "action": "upsert", "userId": "s-zhang", "openId": "o-zhang", "phone": "13911113333" });
+        c.call_service("staff", staff).await?.ok();
+        let assigned = json!({
+            "customerId": "c-leak", "customerName": "泄漏客户", "customerPhone": "13911114444", "assignedToUserId": "s-li",
+        });
+        c.call_service("notifyAssignment", assigned.clone()).await?.ok();
+        let fault =
+            json!({ "target": "wechat", "path": "subscribe/send", "mode": "errcode", "errcode": 47003, "count": 1 });
+        c.control("faults", fault).await?.ok();
+        let mut refused = assigned.clone();
+        refused["customerId"] = json!("c-leak2");
+        c.call_service("notifyAssignment", refused).await?.ok();
+        let mut broken = assigned;
+        broken["customerPhone"] = json!(["13911114444", "泄漏客户"]);
+        c.call_service("notifyAssignment", broken).await?.refused(400, "INVALID_ARGUMENT");
+        c.timer("deliverOutbox").await?.ok();
         anyhow::Ok(())
     };
     let outcome = flow.await;
@@ -527,9 +544,13 @@ async fn no_number_name_or_phone_is_readable_in_logs_or_database() -> anyhow::Re
     let mut logs = String::new();
     std::fs::File::open(folder.path().join("stderr.log"))?.read_to_string(&mut logs)?;
     logs.extend(lines.map_while(Result::ok));
-    assert!(logs.contains("verifyIdentity") && logs.contains("IdCardVerification"), "nothing was captured: {logs}");
+    assert!(
+        logs.contains("verifyIdentity") && logs.contains("IdCardVerification") && logs.contains("notifyAssignment"),
+        "nothing was captured: {logs}"
+    );
     let secrets = [NUMBER, "440524198801010012", NAME, "欧阳不符", "19880101"];
-    for secret in secrets.iter().chain(&["13911112222"]) {
+    let of_messages = ["13911113333", "13911114444", "泄漏客户", "local-crm-secret", "local-wechat-secret"];
+    for secret in secrets.iter().chain(&["13911112222"]).chain(&of_messages) {
         let at = logs.lines().find(|line| line.contains(secret));
         assert!(at.is_none(), "the log holds {secret}: {at:?}");
     }

@@ -165,6 +165,7 @@ async fn a_round_from_its_window_to_its_last_right() -> anyhow::Result<()> {
     let stats = c.call_service("lotteryAdmin", json!({ "action": "stats", "activityId": id })).await?;
     let sums = ["entries", "winners", "expired", "active", "used", "waiting"].map(|f| stats.ok()[f].clone());
     assert_eq!(sums, [20, 5, 20, 0, 0, 0].map(|n| json!(n)));
+    c.timer("deliverOutbox").await?.ok();
     c.advance(24 * 3600).await?;
     draw(c).await?;
     let records =

@@ -6,12 +6,15 @@
     reason = "a missing field of a JSON reply reads as null, and a test that panics has failed as it should"
 )]
 
+pub mod post;
+pub mod probe;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use edge::{App, Clock};
+use edge::{App, Clock, Config};
 use gateway::{Gateway, Local};
 use jinlu::local;
 use mongod::{Mongod, Options};
@@ -240,12 +243,22 @@ impl World {
 
     /// The same on another database server.
     pub async fn start_on(uri: &str) -> anyhow::Result<Self> {
+        Self::start_as(uri, |_| {}).await
+    }
+
+    /// A fresh world of a shop that is configured otherwise.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
+        Self::start_as(&mongod_uri().await?, change).await
+    }
+
+    async fn start_as(uri: &str, change: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
         // What the functions log shows with a failing test.
         let level = tracing_subscriber::filter::LevelFilter::ERROR;
         tracing_subscriber::fmt().with_max_level(level).with_test_writer().compact().try_init().ok();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let config = local::config(&url, listener.local_addr()?.port(), uri, &database_name());
+        let mut config = local::config(&url, listener.local_addr()?.port(), uri, &database_name());
+        change(&mut config);
         let clock = Clock::system();
         let app = App::new(config, clock.clone())?;
         app.store().init(InitOptions { demo: true, dry_run: false }, clock.now()).await?;

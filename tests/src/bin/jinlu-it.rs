@@ -1,4 +1,5 @@
-//! `jinlu` as the fault tests run it: the same program, with one crash point armed.
+//! `jinlu` as the fault tests run it: the same program, with one crash point armed. And `jinlu-it token URI DATABASE URL`, one of
+//! many processes that need an access token at the same moment; and `jinlu-it deliver …`, a deliverer that is made to be killed.
 
 use std::process::ExitCode;
 
@@ -7,5 +8,10 @@ fn main() -> ExitCode {
     if let Ok(name) = std::env::var("JINLU_CRASHPOINT") {
         store::crashpoint::arm(&name);
     }
-    jinlu::cli::main()
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["token", uri, database, url] => it::probe::main(uri, database, url),
+        ["deliver", rest @ ..] => it::post::main(rest),
+        _ => jinlu::cli::main(),
+    }
 }
