@@ -43,7 +43,7 @@ async fn handle(ctx: Context, _input: Input) -> Result<Reply, Failure> {
         store: ctx.store(),
         pay: Some(ctx.pay()?),
         open: Some(ctx.open_api()?),
-        // Where text messages are not configured there are none to deliver.
+        // Optional: text messages without it end when they are of no use any more, and the log says that they wait.
         sms: ctx.sms().ok(),
         text_template: ctx.app.config.assignment_sms_template.as_deref(),
         templates: &ctx.app.config.templates,

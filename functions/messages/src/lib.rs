@@ -7,7 +7,7 @@ use domain::{Code, CustomerId, Failure, OpenId, Refusal};
 use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shop::{assignments, deliver, messages, refunds};
+use shop::{assignments, messages, refunds, shipping, texts};
 use store::outbox::{OutboxFilter, OutboxItem, OutboxStatus};
 use store::page::PageRequest;
 
@@ -65,9 +65,9 @@ impl Kind {
         match self {
             Self::Message => messages::KIND,
             Self::MassMessage => messages::MASS_KIND,
-            Self::Sms => deliver::SMS,
+            Self::Sms => texts::KIND,
             Self::Refund => refunds::KIND,
-            Self::ShippingReport => deliver::SHIPPING,
+            Self::ShippingReport => shipping::KIND,
         }
     }
 }
@@ -108,8 +108,8 @@ struct Sight {
 }
 
 const OWN_KINDS: &[&str] = &[messages::KIND, messages::MASS_KIND];
-const MESSAGE_KINDS: &[&str] = &[messages::KIND, messages::MASS_KIND, deliver::SMS];
-const ALL_KINDS: &[&str] = &[messages::KIND, messages::MASS_KIND, deliver::SMS, refunds::KIND, deliver::SHIPPING];
+const MESSAGE_KINDS: &[&str] = &[messages::KIND, messages::MASS_KIND, texts::KIND];
+const ALL_KINDS: &[&str] = &[messages::KIND, messages::MASS_KIND, texts::KIND, refunds::KIND, shipping::KIND];
 
 const MESSAGE_ID_MAX: usize = 256;
 /// A message that had expired is useful for so long after somebody asked for it again.

@@ -26,10 +26,8 @@ pub const TEMPLATE: &str = "assignment";
 
 /// For so long an assignment without a time is the same one when it comes again.
 const SAME: TimeDelta = TimeDelta::minutes(10);
-/// How long a message is worth sending.
+/// How long a text message is worth sending.
 const USEFUL: TimeDelta = TimeDelta::hours(24);
-/// What a `thing` of a template holds.
-const THING_MAX: usize = 20;
 /// Follows the natural key of a message for the text message in its place.
 const TEXT_SUFFIX: &str = ":sms";
 
@@ -307,7 +305,6 @@ fn compose(
     let mut message = Message::new(open_id.clone(), TEMPLATE, values(&bundle.items, now));
     message.customer_ids = customer_ids(&bundle.items);
     let mut item = messages::item(&message_key(&bundle.keys), &message, now)?;
-    item.expires_at = now.checked_add_signed(USEFUL);
     item.permission = permission.cloned();
     Ok(Ok(item))
 }
@@ -411,7 +408,7 @@ fn values(items: &[&Assigned], now: DateTime<Utc>) -> BTreeMap<String, String> {
     let customer_name = if n_customers > 1 {
         // The count says more than the end of a long name.
         let rest = format!("等{n_customers}位客户");
-        let room = THING_MAX.saturating_sub(rest.encode_utf16().count());
+        let room = subscribe::THING_MAX.saturating_sub(rest.encode_utf16().count());
         format!("{}{rest}", subscribe::cut(name, room))
     } else {
         name.to_owned()
@@ -495,7 +492,7 @@ mod tests {
         assert_eq!(values(&[&a], now)["customerName"], "王小明");
         let long = assigned("c-4", &"👨‍👩‍👧长".repeat(50));
         let named = values(&[&long, &a], now)["customerName"].clone();
-        assert!(named.ends_with("等2位客户") && named.encode_utf16().count() <= THING_MAX, "{named}");
+        assert!(named.ends_with("等2位客户") && named.encode_utf16().count() <= subscribe::THING_MAX, "{named}");
     }
 
     #[test]

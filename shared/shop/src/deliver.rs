@@ -26,13 +26,8 @@ use crate::refunds::{self, RefundOrder};
 use crate::shipping;
 use crate::texts::{self, Text};
 
-/// `outbox.kind` of what WeChat must know about a shipped order.
-pub const SHIPPING: &str = shipping::KIND;
-/// `outbox.kind` of a text message.
-pub const SMS: &str = texts::KIND;
-
 /// All kinds, in the order in which a run looks after them.
-const KINDS: [&str; 5] = [refunds::KIND, SHIPPING, messages::KIND, SMS, messages::MASS_KIND];
+const KINDS: [&str; 5] = [refunds::KIND, shipping::KIND, messages::KIND, texts::KIND, messages::MASS_KIND];
 
 /// Longer than any delivery may take, so that a second deliverer never overlaps a live one.
 const LEASE: TimeDelta = TimeDelta::seconds(120);
@@ -248,7 +243,7 @@ fn is_message(kind: &str) -> bool {
 
 /// Whether doing it twice could do harm. A refund has a number of its own, and a report replaces the one before.
 fn is_harmful(kind: &str) -> bool {
-    is_message(kind) || kind == SMS
+    is_message(kind) || kind == texts::KIND
 }
 
 /// The longest pause between two tries.
@@ -310,7 +305,7 @@ impl Deliverer<'_> {
         if waiting > 0 {
             let missing = match kind {
                 refunds::KIND => "WXPAY_MCHID and its companions",
-                SMS => "SMS_SECRET_ID and its companions",
+                texts::KIND => "SMS_SECRET_ID and its companions",
                 _ => "WECHAT_APPID and WECHAT_SECRET",
             };
             tracing::warn!(kind, waiting, missing, "items wait for a configuration that is missing here");
@@ -363,7 +358,7 @@ impl Deliverer<'_> {
     fn kinds(&self) -> Vec<&'static str> {
         let can = |kind: &&str| match *kind {
             refunds::KIND => self.pay.is_some(),
-            SMS => self.sms.is_some(),
+            texts::KIND => self.sms.is_some(),
             _ => self.open.is_some(),
         };
         KINDS.into_iter().filter(can).collect()
@@ -465,8 +460,8 @@ impl Deliverer<'_> {
         }
         let done = match item.kind.as_str() {
             refunds::KIND => self.refund(&item).await,
-            SHIPPING => self.report(&item).await,
-            SMS => self.text(&item).await,
+            shipping::KIND => self.report(&item).await,
+            texts::KIND => self.text(&item).await,
             // Of other kinds none is claimed.
             _ => self.message(&item).await,
         };

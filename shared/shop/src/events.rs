@@ -13,12 +13,9 @@ use store::outbox::OutboxItem;
 use store::payments::ExceptionKind;
 use store::subscriptions::Subscription;
 use store::{Error, Store, Tx};
-use wechat::subscribe::cut;
+use wechat::subscribe::{THING_MAX, cut};
 
 use crate::messages::{Message, item};
-
-/// What a template's `thing` holds.
-const THING: usize = 20;
 
 pub(crate) fn values<const N: usize>(pairs: [(&str, String); N]) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
@@ -97,7 +94,7 @@ fn products(order: &Order) -> String {
     let pieces = order.items.iter().fold(0i64, |sum, line| sum.saturating_add(line.quantity));
     let suffix = if pieces > 1 { format!("等{pieces}件") } else { String::new() };
     let name = order.items.first().map_or("", |line| line.name.as_str());
-    let room = THING.saturating_sub(suffix.chars().count());
+    let room = THING_MAX.saturating_sub(suffix.chars().count());
     format!("{}{suffix}", cut(name, room))
 }
 

@@ -22,6 +22,8 @@ pub const NAMES: [&str; 6] =
 
 /// WeChat's templates have at most this many keys.
 const FIELDS_MAX: usize = 5;
+/// Characters that a `thing` holds.
+pub const THING_MAX: usize = 20;
 /// Real ids have 43 characters.
 const TEMPLATE_ID_MAX: usize = 64;
 /// Of a page of the mini program with its query.
@@ -183,7 +185,7 @@ impl Kind {
 pub fn fit(key: &str, value: &str) -> String {
     let text = clean(value);
     let (fitting, nothing) = match Kind::of(key) {
-        None | Some(Kind::Thing) => (cut(&text, 20), "无"),
+        None | Some(Kind::Thing) => (cut(&text, THING_MAX), "无"),
         Some(Kind::Number) => (number(&text, 32, 32), "0"),
         Some(Kind::Letter) => (pick(&text, 32, |c| c.is_ascii_alphabetic()), "NA"),
         Some(Kind::Symbol) => (pick(&text, 5, is_symbol), "-"),
