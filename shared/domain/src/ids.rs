@@ -107,6 +107,19 @@ id! {
     StaffId, 64, false
 }
 
+id! {
+    /// `coupons._id`: what a shop issues.
+    CouponId, 64, false
+}
+id! {
+    /// `userCoupons._id`: one coupon that a user holds.
+    UserCouponId, 64, false
+}
+id! {
+    /// `freightTemplates._id`.
+    TemplateId, 64, false
+}
+
 const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 impl OrderId {

@@ -5,6 +5,7 @@
 
 pub mod code;
 pub mod coins;
+pub mod coupon;
 pub mod day;
 pub mod draw;
 pub mod failure;
@@ -22,7 +23,7 @@ pub mod vault;
 pub use code::Code;
 pub use day::BusinessDay;
 pub use failure::{BoxError, Failure, Refusal};
-pub use ids::{CustomerId, OpenId, OrderId, ProductId, SkuId, StaffId, UserId};
+pub use ids::{CouponId, CustomerId, OpenId, OrderId, ProductId, SkuId, StaffId, TemplateId, UserCouponId, UserId};
 pub use money::{Fen, Points, Yuan};
 pub use order::{Logistics, OrderStatus, OrderType, PaymentMethod};
 pub use rules::{Consent, Event, ShopRules, Tells};
