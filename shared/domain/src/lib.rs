@@ -9,6 +9,7 @@ pub mod coupon;
 pub mod day;
 pub mod draw;
 pub mod failure;
+pub mod freight;
 pub mod id_card;
 pub mod ids;
 pub mod money;
