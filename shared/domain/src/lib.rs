@@ -17,6 +17,7 @@ pub mod order;
 pub mod points;
 pub mod prepaid;
 pub mod pricing;
+pub mod quote;
 pub mod rules;
 pub mod text;
 pub mod vault;
