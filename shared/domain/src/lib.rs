@@ -18,6 +18,7 @@ pub mod points;
 pub mod prepaid;
 pub mod pricing;
 pub mod quote;
+pub mod refund;
 pub mod rules;
 pub mod text;
 pub mod vault;
