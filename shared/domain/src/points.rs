@@ -21,6 +21,25 @@ pub fn earn(carry: Fen, paid: Fen, fen_per_point: i64) -> Result<Earned, AmountE
     Ok(Earned { points: Points::new(points)?, carry: Fen::new(rest)? })
 }
 
+/// What a refunded spend takes back from a member's points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakenBack {
+    /// Points to take; what the member no longer has of them is recorded as owed.
+    pub points: Points,
+    /// The remainder that stands afterwards, always below one point's worth.
+    pub carry: Fen,
+}
+
+/// Takes `refunded` off the spend that earned points: the exact reverse of [`earn`].
+///
+/// Whatever order payments and refunds come in, the points are those that the net spend earns.
+pub fn take_back(carry: Fen, refunded: Fen, fen_per_point: i64) -> Result<TakenBack, AmountError> {
+    let rest = carry.get().saturating_sub(refunded.get());
+    let points = rest.checked_div_euclid(fen_per_point).ok_or(AmountError::OutOfRange)?;
+    let carry = rest.checked_rem_euclid(fen_per_point).ok_or(AmountError::OutOfRange)?;
+    Ok(TakenBack { points: Points::new(points.saturating_neg().max(0))?, carry: Fen::new(carry)? })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,7 +62,36 @@ mod tests {
         assert!(earn(Fen::ZERO, fen(1), 0).is_err());
     }
 
+    #[test]
+    fn a_refund_takes_back_what_the_rest_no_longer_earns() {
+        let back = |carry, refunded| {
+            let back = take_back(fen(carry), fen(refunded), 10_000).unwrap();
+            (back.points.get(), back.carry.get())
+        };
+        assert_eq!(back(5000, 5000), (0, 0));
+        assert_eq!(back(5000, 5001), (1, 9999));
+        assert_eq!(back(0, 10_000), (1, 0));
+        assert_eq!(back(0, 0), (0, 0));
+        assert!(take_back(fen(0), fen(1), 0).is_err());
+    }
+
     proptest! {
+        #[test]
+        fn refunds_in_any_split_leave_what_the_net_spend_earns(
+            parts in prop::collection::vec((0i64..1_000_000, 0i64..=100), 1..40), rate in 1i64..50_000,
+        ) {
+            let (mut carry, mut points, mut net) = (Fen::ZERO, 0, 0);
+            for (paid, percent) in &parts {
+                let earned = earn(carry, fen(*paid), rate).unwrap();
+                let refunded = paid * percent / 100;
+                let back = take_back(earned.carry, fen(refunded), rate).unwrap();
+                points += earned.points.get() - back.points.get();
+                net += paid - refunded;
+                carry = back.carry;
+            }
+            prop_assert_eq!((points, carry.get()), (net / rate, net % rate));
+        }
+
         #[test]
         fn any_split_of_spending_earns_the_same(parts in prop::collection::vec(0i64..1_000_000, 1..40), rate in 1i64..50_000) {
             let (mut carry, mut points) = (Fen::ZERO, 0);
