@@ -12,6 +12,7 @@ pub mod failure;
 pub mod freight;
 pub mod id_card;
 pub mod ids;
+pub mod machine;
 pub mod money;
 pub mod order;
 pub mod points;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::machine::order as machine;
+
 /// `orders.status`. The stored texts are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OrderStatus {
@@ -36,18 +38,14 @@ impl OrderStatus {
         matches!(self, Self::Paid | Self::Shipped | Self::Completed)
     }
 
-    /// Whether the state machine has an edge from here to `next` for an order of this type.
+    /// Whether the state machine ([`crate::machine::order`]) has an edge from here to `next` for an order of this type.
     ///
     /// What was paid is not closed, it is refunded. A points-mall order is paid at once with points and coins, of which the
     /// buyer has had no money's worth before it is shipped: so it alone goes from paid to closed.
     pub fn may_become(self, order_type: OrderType, next: Self) -> bool {
-        let for_all = matches!(
-            (self, next),
-            (Self::PendingPayment, Self::Paid | Self::Closed)
-                | (Self::Paid, Self::Shipped)
-                | (Self::Shipped, Self::Completed)
-        );
-        for_all || (order_type == OrderType::PointsMall && (self, next) == (Self::Paid, Self::Closed))
+        machine::EDGES
+            .iter()
+            .any(|(from, event, to)| (*from, *to) == (self, next) && machine::is_for(*event, order_type))
     }
 }
 
@@ -134,6 +132,20 @@ mod tests {
                 assert!(!OrderStatus::Closed.may_become(order_type, from));
                 let pending = from == OrderStatus::PendingPayment;
                 assert_eq!(from.may_become(order_type, OrderStatus::Paid), pending);
+            }
+        }
+    }
+
+    #[test]
+    fn these_are_all_moves() {
+        use OrderStatus::{Closed, Completed, Paid, PendingPayment, Shipped};
+        let all = [(PendingPayment, Paid), (PendingPayment, Closed), (Paid, Shipped), (Shipped, Completed)];
+        for from in OrderStatus::ALL {
+            for next in OrderStatus::ALL {
+                let mall = (from, next) == (Paid, Closed);
+                assert_eq!(from.may_become(OrderType::Normal, next), all.contains(&(from, next)));
+                assert_eq!(from.may_become(OrderType::Lottery, next), all.contains(&(from, next)));
+                assert_eq!(from.may_become(OrderType::PointsMall, next), mall || all.contains(&(from, next)));
             }
         }
     }
