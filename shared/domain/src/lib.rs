@@ -21,6 +21,7 @@ pub mod pricing;
 pub mod quote;
 pub mod refund;
 pub mod rules;
+pub mod search;
 pub mod text;
 pub mod vault;
 
