@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::money::{AmountError, whole};
 use crate::pricing::allocate;
 use crate::quote::{Quote, Share};
-use crate::{Fen, Refusal, Yuan};
+use crate::{Fen, Points, Refusal, Yuan};
 
 /// A line as it was paid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,41 @@ impl Frozen {
         };
         let lines = quote.lines.iter().zip(facts).map(line).collect();
         Some(Self { lines, freight: quote.freight, coins_earned })
+    }
+}
+
+impl Frozen {
+    /// Freezes an order that was made before shares were kept, without coupon and freight.
+    ///
+    /// Of each line's share `amount`, `points_discount`, `prepaid_quantity`, `prepaid_covered` and, as `payment_amount`, what was left
+    /// of the line to pay with money are given; the order's points, prepaid money and balance are spread over the lines as the
+    /// calculator does. An error if they are more than that.
+    pub fn of_totals(
+        mut lines: Vec<FrozenLine>,
+        points: Points,
+        prepaid: Fen,
+        balance: Fen,
+        coins_earned: i64,
+    ) -> Result<Self, AmountError> {
+        let spread = |total: Fen, lines: &[FrozenLine], of: fn(&Share) -> Fen| {
+            let weights: Vec<Fen> = lines.iter().map(|l| of(&l.share)).collect();
+            allocate(total, &weights)
+        };
+        let parts = spread(Fen::new(points.get())?, &lines, |s| s.points_discount);
+        for (line, part) in lines.iter_mut().zip(parts) {
+            line.share.points_used = Points::new(part.get())?;
+        }
+        let parts = spread(prepaid, &lines, |s| s.payment_amount);
+        for (line, part) in lines.iter_mut().zip(parts) {
+            line.share.prepaid_amount = part;
+            line.share.payment_amount = line.share.payment_amount.checked_sub(part)?;
+        }
+        let parts = spread(balance, &lines, |s| s.payment_amount);
+        for (line, part) in lines.iter_mut().zip(parts) {
+            line.share.balance_amount = part;
+            line.share.payment_amount = line.share.payment_amount.checked_sub(part)?;
+        }
+        Ok(Self { lines, freight: Share::default(), coins_earned })
     }
 }
 
@@ -254,7 +289,7 @@ fn line_due(line: &FrozenLine, taken: &TakenLine, quantity: i64) -> Result<Share
     Ok(Share {
         amount: fen(share.amount, had.amount, all, line.quantity)?,
         coupon_discount: fen(share.coupon_discount, had.coupon_discount, all, line.quantity)?,
-        points_used: crate::Points::new(count(share.points_used.get(), had.points_used.get()))?,
+        points_used: Points::new(count(share.points_used.get(), had.points_used.get()))?,
         points_discount: fen(share.points_discount, had.points_discount, all, line.quantity)?,
         prepaid_quantity: quantity.saturating_sub(now_bought),
         prepaid_covered: fen(share.prepaid_covered, had.prepaid_covered, of_covered, covered)?,
@@ -354,7 +389,6 @@ pub fn wechat_takes(paid_at: DateTime<Utc>, sent: &[DateTime<Utc>], now: DateTim
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Points;
     use crate::quote::tests::any_order;
     use proptest::prelude::*;
 
@@ -585,6 +619,31 @@ mod tests {
             }
             let taken = Taken::by(&frozen, &plans).unwrap();
             prop_assert!(taken.is_within(&frozen) && Wanted::rest(&frozen, &taken).is_empty());
+        }
+
+        /// Orders from before shares were kept are frozen as the calculator would have.
+        #[test]
+        fn totals_are_spread_as_the_calculator_does((mut input, _) in any_order()) {
+            input.coupon = None;
+            input.sending = None;
+            input.lines.sort_by(|a, b| (&a.product_id, &a.sku_id, a.price, a.quantity).cmp(&(&b.product_id, &b.sku_id, b.price, b.quantity)));
+            for line in &mut input.lines {
+                line.weight_g = 0;
+                line.template_id = None;
+            }
+            if let Ok(quote) = crate::quote::calculate(&input) {
+                let quantities: Vec<i64> = input.lines.iter().map(|l| l.quantity).collect();
+                let frozen = freeze(&quote, &quantities, 1);
+                let mut lines = frozen.lines.clone();
+                for line in &mut lines {
+                    let share = &mut line.share;
+                    let payment_amount = share.money().unwrap();
+                    *share = Share { payment_amount, points_used: Points::ZERO, prepaid_amount: Fen::ZERO, balance_amount: Fen::ZERO, ..*share };
+                }
+                let t = quote.total;
+                let again = Frozen::of_totals(lines, t.points_used, t.prepaid_amount, t.balance_amount, 1);
+                prop_assert_eq!(again, Ok(frozen));
+            }
         }
 
         /// One piece more or less than its fair part: rounding never moves more than a fen a tender.
