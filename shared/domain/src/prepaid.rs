@@ -28,6 +28,27 @@ pub fn draw(balances: &[i64], want: i64) -> Vec<Draw> {
     draws
 }
 
+/// What each of these draws gets back of `amount` more, after `before` went back already: the last draw first, each up to what
+/// it gave. In the order of `takes`; what goes beyond all of them is left out.
+///
+/// What a draw has had back depends on the sum alone, so that amounts in any split restore the same.
+pub fn give_back(takes: &[i64], before: i64, amount: i64) -> Vec<i64> {
+    let (mut before, mut amount) = (before.max(0), amount.max(0));
+    let mut parts: Vec<i64> = takes
+        .iter()
+        .rev()
+        .map(|take| {
+            let had = before.min(*take).max(0);
+            before = before.saturating_sub(had);
+            let part = amount.min(take.saturating_sub(had)).max(0);
+            amount = amount.saturating_sub(part);
+            part
+        })
+        .collect();
+    parts.reverse();
+    parts
+}
+
 /// The sum of what was drawn.
 pub fn drawn(draws: &[Draw]) -> i64 {
     draws.iter().fold(0i64, |sum, d| sum.saturating_add(d.take))
@@ -54,6 +75,14 @@ mod tests {
     }
 
     #[test]
+    fn what_was_drawn_last_comes_back_first() {
+        assert_eq!(give_back(&[30, 20, 50], 0, 60), [0, 10, 50]);
+        assert_eq!(give_back(&[30, 20, 50], 60, 40), [30, 10, 0]);
+        assert_eq!(give_back(&[30, 20, 50], 90, 40), [10, 0, 0]);
+        assert_eq!(give_back(&[], 0, 5), [0i64; 0]);
+    }
+
+    #[test]
     fn a_covered_line_costs_nothing() {
         let fen = |n| Fen::new(n).unwrap();
         assert_eq!(covered_value(fen(999), 3, 3), fen(999));
@@ -69,6 +98,26 @@ mod tests {
             for d in &draws {
                 prop_assert!(d.take > 0 && d.take <= balances[d.index] && d.before == balances[d.index]);
             }
+        }
+
+        #[test]
+        fn what_was_drawn_comes_back_in_any_split(
+            takes in prop::collection::vec(1i64..1000, 0..12), cuts in prop::collection::vec(0i64..2000, 0..12),
+        ) {
+            let all: i64 = takes.iter().sum();
+            let mut back = vec![0; takes.len()];
+            let mut before = 0;
+            for amount in cuts.into_iter().chain([all]) {
+                let amount = amount.min(all - before);
+                let parts = give_back(&takes, before, amount);
+                prop_assert_eq!(parts.iter().sum::<i64>(), amount);
+                for ((sum, part), take) in back.iter_mut().zip(parts).zip(&takes) {
+                    *sum += part;
+                    prop_assert!(part >= 0 && *sum <= *take);
+                }
+                before += amount;
+            }
+            prop_assert_eq!(back, takes);
         }
 
         #[test]
