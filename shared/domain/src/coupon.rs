@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::money::whole;
+use crate::money::{whole, whole_option};
 use crate::pricing::allocate;
 use crate::{BusinessDay, Code, CouponId, Fen, ProductId, Refusal, UserCouponId, Yuan};
 
@@ -134,10 +134,10 @@ pub struct Definition {
     /// When it may be claimed.
     pub claim: Window,
     /// Coupons that one user may claim in all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole_option", skip_serializing_if = "Option::is_none")]
     pub per_user: Option<i64>,
     /// Coupons that may be claimed in all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole_option", skip_serializing_if = "Option::is_none")]
     pub total: Option<i64>,
     #[serde(default)]
     pub paused: bool,
@@ -581,6 +581,11 @@ mod tests {
         assert_eq!(serde_json::from_value::<Definition>(json).unwrap(), definition());
         let rate: Benefit = serde_json::from_str(r#"{"type":"rate","rateBp":8500.0,"cap":100}"#).unwrap();
         assert_eq!(rate, Benefit::Rate { rate_bp: 8500, cap: Some(fen(100)) });
+        let mut json = serde_json::to_value(definition()).unwrap();
+        json["total"] = serde_json::json!(50.0);
+        json["perUser"] = serde_json::Value::Null;
+        let read: Definition = serde_json::from_value(json).unwrap();
+        assert_eq!((read.total, read.per_user), (Some(50), None));
     }
 
     fn any_benefit() -> impl Strategy<Value = Benefit> {

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::money::{AmountError, whole};
+use crate::money::{AmountError, whole, whole_option};
 use crate::{Fen, ProductId, Refusal, TemplateId};
 
 /// No template names more places.
@@ -163,7 +163,7 @@ pub struct Tariff {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_over_amount: Option<Fen>,
     /// 满件包邮: free when there are this many pieces of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole_option", skip_serializing_if = "Option::is_none")]
     pub free_over_pieces: Option<i64>,
 }
 

@@ -53,6 +53,13 @@ pub fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error
     deserializer.deserialize_any(WholeVisitor)
 }
 
+/// `#[serde(default, deserialize_with = "domain::money::whole_option")]` for counts that may be missing.
+pub fn whole_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    #[derive(Deserialize)]
+    struct Whole(#[serde(deserialize_with = "whole")] i64);
+    Ok(Option::<Whole>::deserialize(deserializer)?.map(|whole| whole.0))
+}
+
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident, $max:expr) => {
         $(#[$doc])*
