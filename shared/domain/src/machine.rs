@@ -389,6 +389,32 @@ mod tests {
     }
 
     #[test]
+    fn coupon_returned_twice_is_refused() {
+        use coupon::{Event, State, next};
+        for back in [Event::Release, Event::Return] {
+            for state in [State::Unused, State::Expired] {
+                assert_eq!(next(state, back), None);
+            }
+        }
+        // Once used, an order that closes late does not free it; before it is used, a refund does not.
+        assert_eq!((next(State::Used, Event::Release), next(State::Locked, Event::Return)), (None, None));
+    }
+
+    #[test]
+    fn refunded_order_is_not_reopened_by_a_late_notice() {
+        use payment::{Event, State, next};
+        for state in [State::Paid, State::Exception] {
+            for event in Event::ALL {
+                assert_eq!(next(state, *event), None);
+            }
+        }
+        for event in order::Event::ALL {
+            assert_eq!(order::next(order::State::Closed, *event), None);
+        }
+        assert!(refund::is_final(refund::State::Refunded));
+    }
+
+    #[test]
     fn a_refund_counts_until_it_is_rejected_or_withdrawn() {
         let gone: Vec<_> = refund::State::ALL.iter().filter(|s| !refund::stands(**s)).collect();
         assert_eq!(gone, [&refund::State::Rejected, &refund::State::Withdrawn]);

@@ -455,6 +455,25 @@ mod tests {
     }
 
     #[test]
+    fn partial_refund_of_a_discounted_order_gives_only_its_part() {
+        let share = |amount, coupon, points, paid| Share {
+            amount: fen(amount),
+            coupon_discount: fen(coupon),
+            points_used: Points::new(points).unwrap(),
+            points_discount: fen(points * 100),
+            payment_amount: fen(paid),
+            ..Share::default()
+        };
+        // 100.00 less a coupon of 20.00 and 10 points, as two lines of 60.00 and 40.00.
+        let line = |id: &str, share| FrozenLine { line_id: id.to_owned(), quantity: 1, share, grants_coin: false };
+        let lines = vec![line("1", share(6000, 1200, 6, 4200)), line("2", share(4000, 800, 4, 2800))];
+        assert!(lines.iter().all(|l| l.share.adds_up()));
+        let frozen = Frozen { lines, freight: Share::default(), coins_earned: 0 };
+        let plan = plan(&frozen, &Taken::nothing(&frozen), &[wanted(1, 1)], FreightReturn::WithLastPieces).unwrap();
+        assert_eq!((plan.given.payment_amount.get(), plan.given.points_used.get()), (2800, 4));
+    }
+
+    #[test]
     fn shipped_freight_is_kept_by_the_usual_rule() {
         let frozen = frozen();
         let rule = FreightRule::default();
