@@ -510,6 +510,20 @@ mod tests {
         assert_eq!(texts.len(), Reason::ALL.len());
     }
 
+    #[test]
+    fn of_equal_coupons_the_first_to_expire_is_used() {
+        let apple = product(1);
+        let goods = [Goods { product: &apple, category: "水果", amount: fen(3000) }];
+        let mut all = [held("u1", off(100), 0, Scope::All), held("u2", off(100), 0, Scope::All)];
+        let best_of = |all: &[Held]| best(all, &goods, Fen::ZERO, at(1)).unwrap().0;
+        assert_eq!(best_of(&all), 0);
+        all[1].window.until = at(999);
+        assert_eq!(best_of(&all), 1);
+        all[0].terms.benefit = off(101);
+        assert_eq!(best_of(&all), 0);
+        assert_eq!(best(&all, &goods, Fen::ZERO, at(1000)), None);
+    }
+
     fn definition() -> Definition {
         Definition {
             name: "满100减10".to_owned(),

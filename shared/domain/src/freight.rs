@@ -402,6 +402,9 @@ mod tests {
         ] {
             assert_eq!(first_fee(&to(province, city)), expected, "{province} {city}");
         }
+        let mut twice = t.clone();
+        twice.rules.push(Rule { places: vec![place("广东", None)], tariff: None });
+        assert_eq!(twice.tariff(&to("广东", "佛山")), t.tariff(&to("广东", "佛山")), "of equal ones the first counts");
         // A code says more than names do.
         let by_code = |code: &str| first_fee(&Destination { code: Some(code.to_owned()), ..to("", "") });
         assert_eq!(by_code("440106"), Some(0));

@@ -26,7 +26,7 @@ pub fn earn(carry: Fen, paid: Fen, fen_per_point: i64) -> Result<Earned, AmountE
 pub struct TakenBack {
     /// Points to take; what the member no longer has of them is recorded as owed.
     pub points: Points,
-    /// The remainder that stands afterwards, always below one point's worth.
+    /// The remainder that stands afterwards.
     pub carry: Fen,
 }
 
@@ -34,10 +34,13 @@ pub struct TakenBack {
 ///
 /// Whatever order payments and refunds come in, the points are those that the net spend earns.
 pub fn take_back(carry: Fen, refunded: Fen, fen_per_point: i64) -> Result<TakenBack, AmountError> {
-    let rest = carry.get().saturating_sub(refunded.get());
-    let points = rest.checked_div_euclid(fen_per_point).ok_or(AmountError::OutOfRange)?;
-    let carry = rest.checked_rem_euclid(fen_per_point).ok_or(AmountError::OutOfRange)?;
-    Ok(TakenBack { points: Points::new(points.saturating_neg().max(0))?, carry: Fen::new(carry)? })
+    if let Ok(carry) = carry.checked_sub(refunded) {
+        return Ok(TakenBack { points: Points::ZERO, carry });
+    }
+    let below = carry.get().saturating_sub(refunded.get());
+    let points = below.checked_div_euclid(fen_per_point).ok_or(AmountError::OutOfRange)?;
+    let carry = below.checked_rem_euclid(fen_per_point).ok_or(AmountError::OutOfRange)?;
+    Ok(TakenBack { points: Points::new(points.saturating_neg())?, carry: Fen::new(carry)? })
 }
 
 #[cfg(test)]
@@ -72,6 +75,8 @@ mod tests {
         assert_eq!(back(5000, 5001), (1, 9999));
         assert_eq!(back(0, 10_000), (1, 0));
         assert_eq!(back(0, 0), (0, 0));
+        // A remainder from when points were dearer stays whole.
+        assert_eq!(back(15_000, 1000), (0, 14_000));
         assert!(take_back(fen(0), fen(1), 0).is_err());
     }
 

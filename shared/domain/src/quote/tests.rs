@@ -211,6 +211,26 @@ fn a_line_that_costs_nothing_uses_up_no_prepaid_pieces() {
 }
 
 #[test]
+fn points_may_pay_for_all_the_goods() {
+    let rules = Rules { version: 1, point_value_fen: 100, points_pay_freight: false };
+    let quote = calculate(&Input { points: Points::new(20).unwrap(), rules, ..input(vec![line(1, 1000, 2)]) }).unwrap();
+    assert_eq!(quote.total.payment_amount, Fen::ZERO);
+}
+
+#[test]
+fn two_lines_of_one_product_share_its_prepaid_pieces() {
+    let prepaid_goods = Some(vec![
+        Pieces { product_id: product(1), pieces: 1 },
+        Pieces { product_id: product(1), pieces: 2 },
+        Pieces { product_id: product(2), pieces: 0 },
+    ]);
+    let lines = vec![line(1, 1000, 2), line(1, 1000, 2), line(2, 500, 1)];
+    let quote = calculate(&Input { prepaid_goods, ..input(lines) }).unwrap();
+    let covered: Vec<_> = quote.lines.iter().map(|l| (l.prepaid_quantity, l.payment_amount.get())).collect();
+    assert_eq!(covered, [(2, 0), (1, 1000), (0, 500)]);
+}
+
+#[test]
 fn a_changed_price_is_told_with_both_amounts() {
     let shown = calculate(&input(vec![line(1, 1000, 2)])).unwrap();
     let now = calculate(&input(vec![line(1, 1100, 2)])).unwrap();
@@ -365,7 +385,7 @@ pub(crate) fn any_order() -> impl Strategy<Value = (Input, Quote)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn every_part_sums_and_none_exceeds_its_worth((input, quote) in any_order()) {
@@ -376,6 +396,10 @@ proptest! {
         for (line, share) in input.lines.iter().zip(&quote.lines) {
             prop_assert_eq!(share.amount.get(), line.price.get() * line.quantity);
             prop_assert!(share.prepaid_quantity <= line.quantity);
+            let used = |(l, s): (&Line, &Share)| if l.product_id == line.product_id { s.prepaid_quantity } else { 0 };
+            let used: i64 = input.lines.iter().zip(&quote.lines).map(used).sum();
+            let there = input.prepaid_goods.iter().flatten().filter(|p| p.product_id == line.product_id);
+            prop_assert!(used <= there.map(|p| p.pieces).sum());
             prop_assert!(share.prepaid_quantity < line.quantity || share.money().unwrap().is_zero());
         }
         prop_assert_eq!((quote.freight.prepaid_quantity, quote.freight.prepaid_covered), (0, Fen::ZERO));
