@@ -244,7 +244,7 @@ fn pieces_by_product(pieces: &[Pieces]) -> BTreeMap<&ProductId, i64> {
 /// What to take from a purse of what is left; refuses with `code` if it holds less than is wanted.
 fn draw(purse: &Purse, left: Fen, code: Code) -> Result<Fen, Refusal> {
     let (wanted, required) = match purse.want {
-        Want::Most if purse.available.is_zero() && !left.is_zero() => (left, left),
+        Want::Most if purse.available.is_zero() => (left, left),
         Want::Most => return Ok(left.min(purse.available)),
         Want::Amount { amount } => (amount.min(left), amount),
         Want::Rest => (left, left),
