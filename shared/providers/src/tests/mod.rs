@@ -2,5 +2,6 @@
 
 mod drand;
 mod faceid;
+mod kuaidi100;
 mod sms;
 mod vectors;
