@@ -460,6 +460,11 @@ async fn answer(sim: &Sim, method: &Method, uri: &Uri, body: &[u8]) -> Result<Va
             let messages = sim.sms(query_value(uri, "phone").as_deref());
             Ok(json!({ "success": true, "messages": messages.into_iter().take(LIST_MAX).collect::<Vec<_>>() }))
         }
+        ("POST", "/parcel") => to_value(&sim.parcel(&parse(body)?).await?),
+        ("GET", "/parcel") => {
+            let parcels = sim.parcels(query_value(uri, "num").as_deref());
+            Ok(json!({ "success": true, "parcels": parcels.into_iter().take(LIST_MAX).collect::<Vec<_>>() }))
+        }
         ("GET", "/orders") => {
             let prefix = query_value(uri, "outTradeNo").or_else(|| query_value(uri, "orderId")).unwrap_or_default();
             let now = sim.now();
@@ -488,13 +493,17 @@ fn check(fault: &Fault) -> Result<(), Refused> {
         return Err(Refused::argument("rate must be from 0 to 1"));
     }
     match (fault.target, fault.mode, &fault.errcode) {
-        (Target::Wechat | Target::Sms | Target::FaceId, FaultMode::BadSignature, _) => {
+        (Target::Wechat | Target::Sms | Target::FaceId | Target::Kuaidi100, FaultMode::BadSignature, _) => {
             Err(Refused::argument("only WeChat Pay signs its replies; badSignature is for wxpay"))
         }
-        (Target::Wechat, FaultMode::Errcode, Some(Value::Number(_)))
-        | (Target::Wxpay | Target::Sms | Target::FaceId, FaultMode::Errcode, Some(Value::String(_))) => Ok(()),
+        (Target::Wechat | Target::Kuaidi100, FaultMode::Errcode, Some(Value::Number(_)))
+        | (
+            Target::Wxpay | Target::Sms | Target::FaceId | Target::Kuaidi100,
+            FaultMode::Errcode,
+            Some(Value::String(_)),
+        ) => Ok(()),
         (_, FaultMode::Errcode, _) => Err(Refused::argument(
-            "errcode must be a number for wechat, a code such as \"SYSTEM_ERROR\" for wxpay, \"LimitExceeded.PhoneNumberDailyLimit\" for sms and faceid",
+            "errcode must be a number for wechat, a code such as \"SYSTEM_ERROR\" for wxpay, \"LimitExceeded.PhoneNumberDailyLimit\" for sms and faceid, \"601\" or 601 for kuaidi100",
         )),
         _ => Ok(()),
     }

@@ -29,6 +29,8 @@ pub enum Target {
     Drand,
     /// The identity check, under `/faceid`.
     FaceId,
+    /// Parcels, under `/kuaidi100`.
+    Kuaidi100,
 }
 
 /// How a request fails.
@@ -40,7 +42,8 @@ pub enum FaultMode {
     /// HTTP 500 before anything happens.
     #[serde(rename = "500")]
     ServerError,
-    /// HTTP 429 `FREQUENCY_LIMITED` before anything happens; on the Open API `45011`, for messages `RequestLimitExceeded`.
+    /// HTTP 429 `FREQUENCY_LIMITED` before anything happens; on the Open API `45011`, for messages `RequestLimitExceeded`,
+    /// for parcels `502`.
     #[serde(rename = "429")]
     TooMany,
     /// The request takes effect, its reply is signed with a key nobody knows (WeChat Pay), or its signature is
@@ -48,7 +51,8 @@ pub enum FaultMode {
     #[serde(rename = "badSignature")]
     BadSignature,
     /// The error in `errcode`: a number on the Open API, a code such as `SYSTEM_ERROR` on WeChat Pay or
-    /// `LimitExceeded.PhoneNumberDailyLimit` for messages. Nothing happens.
+    /// `LimitExceeded.PhoneNumberDailyLimit` for messages; for parcels text gives the documented body and a number the other
+    /// one. Nothing happens.
     #[serde(rename = "errcode")]
     Errcode,
     /// The connection is cut before anything happens.

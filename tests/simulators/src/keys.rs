@@ -1,7 +1,7 @@
 //! Fixed credentials of the simulated upstreams.
 //!
 //! TEST ONLY. Every key here was generated with `openssl` or made up for this project, is published with its source, and has
-//! never been known to WeChat Pay or Tencent Cloud. A server that accepts money must never be configured with any of them.
+//! never been known to WeChat Pay, Tencent Cloud or Kuaidi100. A server that accepts money must never be configured with any of them.
 
 /// Appid of the simulated mini program.
 pub const APPID: &str = "wxlocal0000000001";
@@ -61,6 +61,11 @@ pub const DRAND_SECRET_KEY: &[u8; 32] = b"jinlu local drand: not a secret!";
 pub const DRAND_GENESIS: i64 = 1_577_836_800;
 /// Seconds between rounds.
 pub const DRAND_PERIOD: u64 = 3;
+/// The company's number at the simulated Kuaidi100.
+pub const KUAIDI100_CUSTOMER: &str = "LOCALKUAIDI100CUSTOMER";
+/// Its authorisation key: signs queries and travels in subscriptions.
+pub const KUAIDI100_KEY: &str = "local-kuaidi100-key";
+
 /// Id of the key pair the simulated identity service knows.
 pub const FACEID_SECRET_ID: &str = "local-faceid-id";
 /// The secret half of [`FACEID_SECRET_ID`]: signs requests.

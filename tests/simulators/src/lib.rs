@@ -1,5 +1,5 @@
 //! The upstreams of the shop, simulated: WeChat Pay APIv3, the mini program's Open API, Tencent Cloud's text messages and
-//! identity check, drand's randomness, and the steering that makes a payer pay, a notice get lost or an upstream fail.
+//! identity check, drand's randomness, Kuaidi100's parcels, and the steering that makes a payer pay, a notice get lost or an upstream fail.
 //!
 //! Owns: the upstream's ledger, its signatures, its strictness. Must not know: any other crate of this workspace. What it
 //! checks it checks by itself, so that a mistake in the client under test has no twin here.
@@ -10,6 +10,7 @@ pub mod drand;
 mod faceid;
 mod faults;
 pub mod keys;
+mod kuaidi100;
 mod notice;
 mod openapi;
 mod shipping;
@@ -33,9 +34,10 @@ use percent_encoding::percent_decode_str;
 
 pub use crate::control::{CompleteRefund, PaidReply, Pay, Payment, Refused, ShippingRules, Subscribe};
 pub use crate::faults::{Fault, FaultMode, Target};
+pub use crate::kuaidi100::{MoveParcel, MovedParcel, Parcel, ParcelNode, ParcelSubscription, PushMode};
 pub use crate::notice::{NoticeMode, NoticeResult};
 pub use crate::openapi::keyword;
-pub use crate::state::{Duplicate, Message, Order, Parcel, Prepay, Quota, Refund, RefundStatus, Shipping, Sms};
+pub use crate::state::{Duplicate, Message, Order, Prepay, Quota, Refund, RefundStatus, ShippedParcel, Shipping, Sms};
 
 /// What the simulators read the time from; the local cloud passes its movable clock.
 pub type Now = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
@@ -159,7 +161,7 @@ impl Sim {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Serves `/wxpay/…`, `/wechat/…`, `/sms`, `/faceid`, `/drand/…` and `/control/…`; mount it at the root or nest it, for example under `/sim`.
+    /// Serves `/wxpay/…`, `/wechat/…`, `/sms`, `/faceid`, `/drand/…`, `/kuaidi100/…` and `/control/…`; mount it at the root or nest it, for example under `/sim`.
     pub fn router(&self) -> Router {
         Router::new()
             .nest("/wxpay", wxpay::router(self.clone()))
@@ -167,6 +169,7 @@ impl Sim {
             .merge(sms::router(self.clone()))
             .nest("/drand", drand::router(self.clone()))
             .merge(faceid::router(self.clone()))
+            .nest("/kuaidi100", kuaidi100::router(self.clone()))
             .nest("/control", control::router(self.clone()))
     }
 

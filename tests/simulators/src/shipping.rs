@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::openapi::{Refusal, body_json};
-use crate::state::{Order, Parcel, Shipping, State as Memory};
+use crate::state::{Order, ShippedParcel, Shipping, State as Memory};
 use crate::{Sim, keys};
 
 const UPLOAD: &str = "/wxa/sec/order/upload_shipping_info";
@@ -41,7 +41,7 @@ struct Upload {
     logistics_type: Option<i64>,
     delivery_mode: Option<i64>,
     is_all_delivered: Option<bool>,
-    shipping_list: Vec<Parcel>,
+    shipping_list: Vec<ShippedParcel>,
     upload_time: Option<String>,
     payer: Option<Payer>,
 }
@@ -162,7 +162,7 @@ fn follow(before: &Shipping, next: Shipping) -> Result<Shipping, Refusal> {
     })
 }
 
-fn check_parcels(parcels: &[Parcel], logistics_type: u8, delivery_mode: u8) -> Result<(), Refusal> {
+fn check_parcels(parcels: &[ShippedParcel], logistics_type: u8, delivery_mode: u8) -> Result<(), Refusal> {
     if parcels.is_empty() {
         return Err(Refusal::new(10_060_014, "shipping_list is empty"));
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Error;
+use crate::kuaidi100::{Parcel, Parcels};
 
 const ORDERS_MAX: usize = 10_000;
 const MESSAGES_MAX: usize = 100_000;
@@ -21,6 +22,7 @@ const SMS_MAX: usize = 10_000;
 const CODES_MAX: usize = 10_000;
 const QUOTAS_MAX: usize = 100_000;
 const TOKENS_MAX: usize = 20;
+const BILLS_MAX: usize = 20;
 /// Byte-equal repeats of one order; only the newest ones can be paid.
 const PREPAYS_MAX: usize = 20;
 /// The upstream closes what nobody paid for a week.
@@ -265,7 +267,7 @@ pub struct Shipping {
     /// Accepted reports, the unchanged ones not counted.
     pub reports: u32,
     /// What was sent.
-    pub shipping_list: Vec<Parcel>,
+    pub shipping_list: Vec<ShippedParcel>,
     /// `upload_time` of the last report.
     pub upload_time: DateTime<Utc>,
     /// When the last report came.
@@ -277,7 +279,7 @@ pub struct Shipping {
 
 /// One parcel of a shipping report, spelled as on the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parcel {
+pub struct ShippedParcel {
     /// The courier's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracking_no: Option<String>,
@@ -339,6 +341,13 @@ pub(crate) struct Token {
     pub(crate) revoked: bool,
 }
 
+/// A bill under its address.
+pub(crate) struct BillFile {
+    pub(crate) token: String,
+    pub(crate) expires_at: DateTime<Utc>,
+    pub(crate) bytes: Vec<u8>,
+}
+
 /// One line of the journal; for a key that appears twice the later line counts.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -350,6 +359,7 @@ enum Line {
     Quota { open_id: String, template_id: String, left: u32 },
     Code(String),
     Shipping(Shipping),
+    Parcel(Parcel),
 }
 
 #[derive(Default)]
@@ -370,6 +380,9 @@ pub(crate) struct State {
     shipping: HashMap<String, Shipping>,
     /// How long after its payment an order is not yet known to the reports of shipping.
     pub(crate) shipping_lag: TimeDelta,
+    parcels: Parcels,
+    /// Bills that can be downloaded; forgotten at a restart, like their addresses.
+    bills: VecDeque<BillFile>,
     /// Forced token renewals; the limit is per day and forgotten at a restart.
     pub(crate) forced: VecDeque<DateTime<Utc>>,
     /// Refund calls that failed lately, for the limit on failing calls.
@@ -426,6 +439,7 @@ impl State {
                 }
             }
             Line::Tokens(tokens) => self.tokens = tokens,
+            Line::Parcel(parcel) => self.parcels.put(parcel),
             Line::Quota { open_id, template_id, left } => {
                 if self.quotas.len() < QUOTAS_MAX || self.quotas.contains_key(&(open_id.clone(), template_id.clone())) {
                     self.quotas.insert((open_id, template_id), left);
@@ -488,7 +502,8 @@ impl State {
             .saturating_add(self.sms.len())
             .saturating_add(self.quotas.len())
             .saturating_add(self.codes.len())
-            .saturating_add(self.shipping.len());
+            .saturating_add(self.shipping.len())
+            .saturating_add(self.parcels.len());
         let grown =
             self.journal.as_ref().filter(|journal| journal.lines > live.saturating_mul(4).saturating_add(1_000));
         if let Some(path) = grown.map(|journal| journal.path.clone())
@@ -539,6 +554,9 @@ impl State {
         }
         for order in self.orders.values() {
             write(&Line::Order(order.clone()))?;
+        }
+        for parcel in self.parcels.iter() {
+            write(&Line::Parcel(parcel.clone()))?;
         }
         out.flush()?;
         drop(out);
@@ -640,6 +658,27 @@ impl State {
     /// Text messages, newest first.
     pub(crate) fn newest_sms(&self) -> impl Iterator<Item = &Sms> {
         self.sms.iter().rev()
+    }
+
+    pub(crate) fn keep_bill(&mut self, bill: BillFile) {
+        self.bills.push_back(bill);
+        if self.bills.len() > BILLS_MAX {
+            self.bills.pop_front();
+        }
+    }
+
+    /// The bill of an address that has not expired.
+    pub(crate) fn bill(&self, token: &str, now: DateTime<Utc>) -> Option<&[u8]> {
+        let bill = self.bills.iter().find(|bill| bill.token == token && now <= bill.expires_at)?;
+        Some(&bill.bytes)
+    }
+
+    pub(crate) fn parcels(&self) -> &Parcels {
+        &self.parcels
+    }
+
+    pub(crate) fn put_parcel(&mut self, parcel: Parcel) {
+        self.record(Line::Parcel(parcel));
     }
 
     /// Marks a login code as used; false if it already was.

@@ -1,7 +1,10 @@
 //! The simulators seen from outside: requests signed by hand, replies and notices verified with `ring`.
 
+mod bills;
 mod drand;
 mod faults;
+mod kuaidi100;
+mod legacy;
 mod shipping;
 mod sms;
 
