@@ -1,4 +1,4 @@
-//! WeChat Pay APIv3: prepare, query, close, refund, and read notices.
+//! WeChat Pay APIv3: prepare, query, close, refund, read notices, fetch bills.
 //!
 //! Owns the wire: exact bytes, signatures, hosts, the one automatic repetition. Does not own policy: what to do about an unknown
 //! outcome, an order paid twice or a refused refund is the caller's business, for only it knows what it stored.
@@ -6,6 +6,7 @@
 //! Sources: pay.weixin.qq.com/doc/v3/merchant/4012791859 (hosts), 4012791897 (prepay), 4012365339 (`wx.requestPayment`),
 //! 4012791870 (states), 4013071036 and 4013071041 (refunds), 4012551764 (certificates).
 
+pub mod bill;
 pub(crate) mod error;
 pub mod notice;
 pub(crate) mod signing;
@@ -433,10 +434,24 @@ impl Client {
     async fn send(&self, base: &Url, method: &Method, path: &str, body: Option<&str>) -> Result<Reply, Error> {
         let text = format!("{}{path}", base.as_str().trim_end_matches('/'));
         let url = Url::parse(&text).map_err(|_| Error::Misuse("the request URL cannot be built"))?;
+        self.send_to(method.clone(), url, body, ANSWER_MAX_BYTES, None).await
+    }
+
+    /// Sign and send to a whole address; `timeout` in place of the usual one.
+    async fn send_to(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<&str>,
+        max_bytes: usize,
+        timeout: Option<Duration>,
+    ) -> Result<Reply, Error> {
         let target = match url.query() {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
         };
+        // Of the path only: query strings are never logged.
+        let path = url.path().to_owned();
         let nonce = crate::nonce();
         let timestamp = (self.now)().timestamp();
         let message = signing::request_message(method.as_str(), &target, timestamp, &nonce, body.unwrap_or_default());
@@ -451,13 +466,15 @@ impl Client {
         if let Some(serial) = self.keys.preferred_serial() {
             request = request.header("Wechatpay-Serial", serial);
         }
+        if let Some(timeout) = timeout {
+            request = request.timeout(timeout);
+        }
         if let Some(body) = body {
             request = request.header(http::header::CONTENT_TYPE, "application/json").body(body.to_owned());
         }
         let started = Instant::now();
-        let outcome = exchange(request, ANSWER_MAX_BYTES).await;
+        let outcome = exchange(request, max_bytes).await;
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let path = redact(path);
         match outcome {
             Ok(reply) => {
                 let status = reply.status.as_u16();

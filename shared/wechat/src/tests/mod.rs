@@ -1,5 +1,6 @@
 //! Tests: published vectors, and both clients against a scripted server on loopback.
 
+mod bill;
 mod open;
 mod pay;
 mod shipping;
