@@ -3,6 +3,7 @@
 //! The URL a client signs must be the one on the request line. Mounted under a prefix (`/sim/wxpay/v3/…`), official clients
 //! differ in whether a base URL's path is part of what they sign, so both the whole path and the path from `/v3` are accepted.
 
+mod bills;
 mod refunds;
 mod transactions;
 
@@ -72,10 +73,11 @@ impl From<Error> for Refusal {
     }
 }
 
-/// A good answer: 200 with JSON or 204 with nothing.
+/// A good answer: 200 with JSON, 204 with nothing, or a file, which alone is not signed.
 enum Answer {
     Json(Value),
     Empty,
+    File(Vec<u8>),
 }
 
 /// A known method and path. Numbers are percent-decoded.
@@ -88,6 +90,9 @@ enum Route {
     RefundCreate,
     RefundQuery(String),
     Certificates,
+    TradeBill,
+    FundFlowBill,
+    Download,
 }
 
 impl Route {
@@ -112,6 +117,9 @@ impl Route {
                 (Method::GET, Self::RefundQuery((*number).to_owned()))
             }
             ["v3", "certificates"] => (Method::GET, Self::Certificates),
+            ["v3", "bill", "tradebill"] => (Method::GET, Self::TradeBill),
+            ["v3", "bill", "fundflowbill"] => (Method::GET, Self::FundFlowBill),
+            ["v3", "billdownload", "file"] => (Method::GET, Self::Download),
             _ => return Err(StatusCode::NOT_FOUND),
         };
         if *method == expected { Ok(route) } else { Err(StatusCode::METHOD_NOT_ALLOWED) }
@@ -175,7 +183,10 @@ async fn entry(State(sim): State<Sim>, OriginalUri(original): OriginalUri, reque
             let wrong_key = fault.as_ref().is_some_and(|fault| fault.mode == FaultMode::BadSignature);
             let answered = answer(&sim, &route, &parts.uri, &call).and_then(|(answer, signer)| {
                 let signer = if wrong_key { Signer::Wrong } else { signer };
-                Ok(signed(&sim, &answer, signer)?)
+                match answer {
+                    Answer::File(bytes) => Ok(file(bytes, wrong_key)),
+                    answer => Ok(signed(&sim, &answer, signer)?),
+                }
             });
             answered.unwrap_or_else(|refusal| {
                 tracing::debug!(status = refusal.status.as_u16(), code = %refusal.code, path = parts.uri.path(), "refused");
@@ -229,6 +240,9 @@ fn answer(sim: &Sim, route: &Route, uri: &Uri, call: &Call<'_>) -> Result<(Answe
         Route::RefundCreate => refunds::create(sim, call.body, now)?,
         Route::RefundQuery(number) => refunds::query(sim, number, now)?,
         Route::Certificates => certificates(sim)?,
+        Route::TradeBill => bills::trade(sim, uri, call, now)?,
+        Route::FundFlowBill => bills::fund_flow(sim, uri, call, now)?,
+        Route::Download => bills::download(sim, uri, now)?,
     };
     Ok((answer, signer))
 }
@@ -523,7 +537,8 @@ fn refuse(refusal: &Refusal) -> Response {
 fn signed(sim: &Sim, answer: &Answer, signer: Signer) -> Result<Response, Error> {
     let (status, body) = match answer {
         Answer::Json(value) => (StatusCode::OK, value.to_string()),
-        Answer::Empty => (StatusCode::NO_CONTENT, String::new()),
+        // Files do not come here.
+        Answer::Empty | Answer::File(_) => (StatusCode::NO_CONTENT, String::new()),
     };
     let timestamp = sim.now().timestamp().to_string();
     let nonce = random_hex::<16>();
@@ -544,6 +559,16 @@ fn signed(sim: &Sim, answer: &Answer, signer: Signer) -> Result<Response, Error>
         insert(&mut response, name, value);
     }
     Ok(response)
+}
+
+/// A bill: unsigned. What breaks the signature elsewhere changes its last byte but two.
+fn file(mut bytes: Vec<u8>, spoilt: bool) -> Response {
+    if spoilt && let Some(byte) = bytes.iter_mut().rev().nth(2) {
+        *byte ^= 1;
+    }
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
 }
 
 fn insert(response: &mut Response, name: &'static str, value: &str) {

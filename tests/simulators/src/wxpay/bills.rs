@@ -1,0 +1,339 @@
+//! Bills out of the ledger: with a byte-order mark, CRLF, backticks and decimals, as the real ones.
+//!
+//! Fees are nothing here. Where the documents are silent this guesses: a used address may be used again while it lives, a refund
+//! that was not done by ten in the morning is `PROCESSING`, and the accounts for operation and fees never have a bill.
+
+use std::io::Write as _;
+
+use chrono::{DateTime, FixedOffset, Months, NaiveDate, NaiveTime, TimeDelta, Utc};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{StatusCode, Uri};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use serde_json::json;
+
+use super::{Answer, Call, Refusal, header};
+use crate::crypto::random_hex;
+use crate::state::{BillFile, Order, Refund, RefundStatus};
+use crate::{Sim, keys, query_value};
+
+/// An address lives this long.
+const TICKET_LIFE: TimeDelta = TimeDelta::minutes(5);
+const MONTHS: Months = Months::new(3);
+const BILL_MAX: usize = 100_000;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    All,
+    Success,
+    Refund,
+}
+
+/// A row of the trade bill, by column.
+struct Row {
+    at: DateTime<Utc>,
+    values: Vec<(&'static str, String)>,
+}
+
+const COLUMNS: [&str; 29] = [
+    "交易时间",
+    "公众账号ID",
+    "商户号",
+    "特约商户号",
+    "设备号",
+    "微信订单号",
+    "商户订单号",
+    "用户标识",
+    "交易类型",
+    "交易状态",
+    "付款银行",
+    "货币种类",
+    "应结订单金额",
+    "代金券金额",
+    "退款申请时间",
+    "退款成功时间",
+    "微信退款单号",
+    "商户退款单号",
+    "退款金额",
+    "充值券退款金额",
+    "退款类型",
+    "退款状态",
+    "商品名称",
+    "商户数据包",
+    "手续费",
+    "费率",
+    "订单金额",
+    "申请退款金额",
+    "费率备注",
+];
+const OF_REFUNDS: [&str; 7] =
+    ["微信退款单号", "商户退款单号", "退款金额", "充值券退款金额", "退款类型", "退款状态", "申请退款金额"];
+const TIMES: [&str; 2] = ["退款申请时间", "退款成功时间"];
+
+impl Kind {
+    fn columns(self) -> Vec<&'static str> {
+        let shown = |column: &&str| match self {
+            Self::All => !TIMES.contains(column),
+            Self::Success => !TIMES.contains(column) && !OF_REFUNDS.contains(column),
+            Self::Refund => true,
+        };
+        COLUMNS.into_iter().filter(shown).collect()
+    }
+}
+
+pub(super) fn trade(sim: &Sim, uri: &Uri, call: &Call<'_>, now: DateTime<Utc>) -> Result<Answer, Refusal> {
+    let day = day(uri, &["bill_date", "bill_type", "tar_type"], now)?;
+    let kind = match query_value(uri, "bill_type").as_deref() {
+        None | Some("ALL") => Kind::All,
+        Some("SUCCESS") => Kind::Success,
+        Some("REFUND") => Kind::Refund,
+        Some(_) => return Err(Refusal::param("bill_type", "ALL, SUCCESS or REFUND")),
+    };
+    let mut rows = Vec::new();
+    let state = sim.state();
+    let orders: Vec<&Order> = state.newest_orders().collect();
+    for order in orders.into_iter().rev() {
+        if let Some(paid_at) = order.paid_at.filter(|at| kind != Kind::Refund && beijing_day(*at) == Some(day)) {
+            rows.push(paid(order, paid_at));
+        }
+        let refunds = order.refunds.iter().filter(|refund| beijing_day(refund.created_at) == Some(day));
+        rows.extend(refunds.filter(|_| kind != Kind::Success).map(|refund| refunded(order, refund, day)));
+    }
+    drop(state);
+    rows.sort_by_key(|row| row.at);
+    rows.truncate(BILL_MAX);
+    announce(sim, call, uri, &trade_text(kind, &rows).ok_or_else(nothing)?, now)
+}
+
+fn trade_text(kind: Kind, rows: &[Row]) -> Option<String> {
+    if rows.is_empty() {
+        return None;
+    }
+    let columns = kind.columns();
+    let mut text = format!("\u{feff}{}\r\n", columns.join(","));
+    for row in rows {
+        let value = |column: &&str| row.values.iter().find(|(name, _)| name == column).map_or("", |(_, value)| value);
+        text.push_str(&line(columns.iter().map(value)));
+    }
+    let sum = |column: &str| {
+        let values = rows.iter().flat_map(|row| row.values.iter().filter(|(name, _)| *name == column));
+        yuan(values.filter_map(|(_, value)| value.replace('.', "").parse::<i64>().ok()).sum())
+    };
+    let mut summary = vec![
+        ("总交易单数", format!("{}.0", rows.len())),
+        ("应结订单总金额", sum("应结订单金额")),
+        ("退款总金额", sum("退款金额")),
+        ("充值券退款总金额", "0.0".to_owned()),
+        ("手续费总金额", "0.00".to_owned()),
+        ("订单总金额", sum("订单金额")),
+        ("申请退款总金额", sum("申请退款金额")),
+    ];
+    if kind == Kind::Success {
+        summary.retain(|(name, _)| !name.contains("退款"));
+    }
+    let names: Vec<&str> = summary.iter().map(|(name, _)| *name).collect();
+    text.push_str(&format!("{}\r\n", names.join(",")));
+    text.push_str(&line(summary.iter().map(|(_, value)| value.as_str())));
+    Some(text)
+}
+
+fn common(order: &Order, at: DateTime<Utc>, state: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("交易时间", beijing_text(at)),
+        ("公众账号ID", keys::APPID.to_owned()),
+        ("商户号", keys::MCHID.to_owned()),
+        ("特约商户号", "0".to_owned()),
+        ("微信订单号", order.transaction_id.clone().unwrap_or_default()),
+        ("商户订单号", order.out_trade_no.clone()),
+        ("用户标识", order.open_id.clone()),
+        ("交易类型", "JSAPI".to_owned()),
+        ("交易状态", state.to_owned()),
+        ("付款银行", "OTHERS".to_owned()),
+        ("货币种类", "CNY".to_owned()),
+        ("代金券金额", yuan(0)),
+        ("充值券退款金额", yuan(0)),
+        ("商品名称", escaped(&order.description)),
+        ("商户数据包", escaped(order.attach.as_deref().unwrap_or_default())),
+        ("手续费", "0.00000".to_owned()),
+        ("费率", "0.00%".to_owned()),
+    ]
+}
+
+fn paid(order: &Order, at: DateTime<Utc>) -> Row {
+    let mut values = common(order, at, "SUCCESS");
+    let total = yuan(order.ledger_fen());
+    values.extend([
+        ("应结订单金额", total.clone()),
+        ("微信退款单号", "0".to_owned()),
+        ("商户退款单号", "0".to_owned()),
+        ("退款金额", yuan(0)),
+        ("订单金额", total),
+        ("申请退款金额", yuan(0)),
+    ]);
+    Row { at, values }
+}
+
+fn refunded(order: &Order, refund: &Refund, day: NaiveDate) -> Row {
+    // Written down when the bill is made, and never changed.
+    let done = refund.success_at.filter(|at| ready_at(day).is_some_and(|ready| *at < ready));
+    let status = match (refund.status, done) {
+        (RefundStatus::Closed, _) => "FAIL",
+        (RefundStatus::Abnormal, _) => "CHANGE",
+        (_, Some(_)) => "SUCCESS",
+        _ => "PROCESSING",
+    };
+    let mut values = common(order, refund.created_at, "REFUND");
+    values.extend([
+        ("应结订单金额", yuan(0)),
+        ("退款申请时间", beijing_text(refund.created_at)),
+        ("退款成功时间", done.map(beijing_text).unwrap_or_default()),
+        ("微信退款单号", refund.refund_id.clone()),
+        ("商户退款单号", refund.out_refund_no.clone()),
+        ("退款金额", yuan(refund.refund_fen)),
+        ("退款类型", "ORIGINAL".to_owned()),
+        ("退款状态", status.to_owned()),
+        ("订单金额", yuan(0)),
+        ("申请退款金额", yuan(refund.refund_fen)),
+    ]);
+    Row { at: refund.created_at, values }
+}
+
+pub(super) fn fund_flow(sim: &Sim, uri: &Uri, call: &Call<'_>, now: DateTime<Utc>) -> Result<Answer, Refusal> {
+    let day = day(uri, &["bill_date", "account_type", "tar_type"], now)?;
+    match query_value(uri, "account_type").as_deref() {
+        None | Some("BASIC") => {}
+        Some("OPERATION" | "FEES") => return Err(nothing()),
+        Some(_) => return Err(Refusal::param("account_type", "BASIC, OPERATION or FEES")),
+    }
+    // When, signed fen, WeChat's number, ours.
+    let mut flows: Vec<(DateTime<Utc>, i64, String, String)> = Vec::new();
+    let state = sim.state();
+    let orders: Vec<&Order> = state.newest_orders().collect();
+    for order in orders.into_iter().rev() {
+        if let (Some(at), Some(id)) = (order.paid_at, &order.transaction_id) {
+            flows.push((at, order.ledger_fen(), id.clone(), order.out_trade_no.clone()));
+        }
+        for refund in &order.refunds {
+            if let Some(at) = refund.success_at {
+                flows.push((at, -refund.refund_fen, refund.refund_id.clone(), refund.out_refund_no.clone()));
+            }
+        }
+    }
+    drop(state);
+    flows.sort_by_key(|flow| flow.0);
+    let (mut balance, mut income, mut expense) = (0_i64, (0, 0), (0, 0));
+    let mut text = "\u{feff}记账时间,微信支付业务单号,资金流水单号,业务名称,业务类型,收支类型,收支金额(元),账户结余(元),资金变更提交申请人,备注,业务凭证号\r\n".to_owned();
+    for (at, fen, id, ours) in &flows {
+        balance = balance.saturating_add(*fen);
+        if beijing_day(*at) != Some(day) {
+            continue;
+        }
+        let (kind, direction, tally) =
+            if *fen >= 0 { ("交易", "收入", &mut income) } else { ("退款", "支出", &mut expense) };
+        *tally = (tally.0 + 1, tally.1 + fen.saturating_abs());
+        let (at, amount, balance) = (beijing_text(*at), yuan(fen.saturating_abs()), yuan(balance));
+        let flow = format!("1{id}");
+        let values = [&at, id, &flow, kind, kind, direction, &amount, &balance, "system", "", ours];
+        text.push_str(&line(values.into_iter()));
+    }
+    let n_rows = income.0 + expense.0;
+    if n_rows == 0 {
+        return Err(nothing());
+    }
+    text.push_str("资金流水总笔数,收入笔数,收入金额,支出笔数,支出金额\r\n");
+    let counts = [n_rows, income.0, expense.0].map(|count: i64| format!("{count}.0"));
+    let [n_rows, n_in, n_out] = &counts;
+    text.push_str(&line([n_rows, n_in, &yuan(income.1), n_out, &yuan(expense.1)].into_iter().map(String::as_str)));
+    announce(sim, call, uri, &text, now)
+}
+
+/// Keeps the file for a while and tells where it is, by the host the request came to and the prefix it came under.
+fn announce(sim: &Sim, call: &Call<'_>, uri: &Uri, text: &str, now: DateTime<Utc>) -> Result<Answer, Refusal> {
+    let packed = match query_value(uri, "tar_type").as_deref() {
+        None => false,
+        Some("GZIP") => true,
+        Some(_) => return Err(Refusal::param("tar_type", "GZIP, or left out")),
+    };
+    let failed = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "SYSTEM_ERROR", "gzip failed");
+    let bytes = if packed {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).map_err(failed)?
+    } else {
+        text.as_bytes().to_vec()
+    };
+    let token = random_hex::<16>();
+    sim.state().keep_bill(BillFile { token: token.clone(), expires_at: now + TICKET_LIFE, bytes });
+    let host = header(call.headers, "host").unwrap_or("127.0.0.1");
+    let prefix = call.original.strip_suffix(call.inner).unwrap_or_default();
+    Ok(Answer::Json(json!({
+        "hash_type": "SHA1",
+        "hash_value": hex::encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes())),
+        "download_url": format!("http://{host}{prefix}/v3/billdownload/file?token={token}"),
+    })))
+}
+
+pub(super) fn download(sim: &Sim, uri: &Uri, now: DateTime<Utc>) -> Result<Answer, Refusal> {
+    let token = query_value(uri, "token").ok_or_else(|| Refusal::param("token", "missing"))?;
+    let expired = || Refusal::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "下载地址已失效，请重新获取");
+    Ok(Answer::File(sim.state().bill(&token, now).ok_or_else(expired)?.to_vec()))
+}
+
+fn day(uri: &Uri, allowed: &[&str], now: DateTime<Utc>) -> Result<NaiveDate, Refusal> {
+    let names = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split('=').next());
+    let mut seen = Vec::new();
+    for name in names {
+        if !allowed.contains(&name) || seen.contains(&name) {
+            return Err(Refusal::param(name, "unknown or given twice"));
+        }
+        seen.push(name);
+    }
+    let text = query_value(uri, "bill_date").ok_or_else(|| Refusal::param("bill_date", "missing"))?;
+    let day = text.parse::<NaiveDate>().ok().filter(|_| text.len() == 10);
+    let day = day.ok_or_else(|| Refusal::param("bill_date", "not of the form 2026-11-20"))?;
+    let today = beijing_day(now).unwrap_or(day);
+    if day >= today || today.checked_sub_months(MONTHS).is_some_and(|oldest| day < oldest) {
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "INVALID_REQUEST",
+            "bill_date: before today, within 3 months",
+        ));
+    }
+    if ready_at(day).is_some_and(|ready| now < ready) {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "STATEMENT_CREATING", "账单生成中，请稍后再试"));
+    }
+    Ok(day)
+}
+
+fn nothing() -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "NO_STATEMENT_EXIST", "账单文件不存在")
+}
+
+/// Ten in the morning of the day after.
+fn ready_at(day: NaiveDate) -> Option<DateTime<Utc>> {
+    let ten = day.succ_opt()?.and_time(NaiveTime::from_hms_opt(10, 0, 0)?);
+    Some((ten - TimeDelta::hours(8)).and_utc())
+}
+
+fn beijing_day(at: DateTime<Utc>) -> Option<NaiveDate> {
+    FixedOffset::east_opt(8 * 3_600).map(|offset| at.with_timezone(&offset).date_naive())
+}
+
+fn beijing_text(at: DateTime<Utc>) -> String {
+    (at.naive_utc() + TimeDelta::hours(8)).format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn yuan(fen: i64) -> String {
+    let sign = if fen < 0 { "-" } else { "" };
+    let fen = fen.unsigned_abs();
+    format!("{sign}{}.{:02}", fen / 100, fen % 100)
+}
+
+fn line<'a>(values: impl Iterator<Item = &'a str>) -> String {
+    let values: Vec<String> = values.map(|value| format!("`{value}")).collect();
+    format!("{}\r\n", values.join(","))
+}
+
+/// What the merchant wrote must not break the file.
+fn escaped(text: &str) -> String {
+    text.replace(',', "\\ ").replace('\n', "\\n").replace('`', "'")
+}
