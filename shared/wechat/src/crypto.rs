@@ -50,6 +50,9 @@ pub enum KeyError {
     /// The APIv3 key is not 32 bytes.
     #[error("the APIv3 key must have exactly 32 bytes")]
     ApiV3KeyLength,
+    /// The APIv2 key is not 32 bytes.
+    #[error("the APIv2 key must have exactly 32 bytes")]
+    ApiV2KeyLength,
     /// The nonce of a resource is not 12 bytes, or its ciphertext is not base64.
     #[error("the encrypted resource is malformed")]
     Sealed,

@@ -8,6 +8,7 @@
 
 pub mod bill;
 pub(crate) mod error;
+pub mod legacy;
 pub mod notice;
 pub(crate) mod signing;
 pub(crate) mod wire;

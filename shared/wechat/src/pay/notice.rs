@@ -24,7 +24,8 @@ pub enum NoticeError {
     /// Not proven to come from WeChat Pay, or replayed.
     #[error("the notice is not proven to come from WeChat Pay")]
     Signature(#[from] SignatureError),
-    /// A v2 XML notice: a refund made in the merchant portal, or one without `notify_url`. Query the refund instead.
+    /// A v2 XML notice: a refund made in the merchant portal, or one without `notify_url`. Read it with
+    /// [`super::legacy::read_refund`] and query the refund.
     #[error("the notice is v2 XML")]
     LegacyXml,
     /// Proven, but not the JSON the documentation describes.
