@@ -414,6 +414,7 @@ async fn answer(sim: &Sim, method: &Method, uri: &Uri, body: &[u8]) -> Result<Va
     match (method.as_str(), uri.path()) {
         ("POST", "/pay") => to_value(&sim.pay(&parse(body)?).await?),
         ("POST", "/refund") => to_value(&sim.complete_refund(&parse(body)?).await?),
+        ("POST", "/legacyRefund") => to_value(&sim.legacy_refund(&parse(body)?).await?),
         ("POST", "/subscribe") => {
             let left = sim.subscribe(&parse(body)?);
             Ok(json!({ "success": true, "left": left }))

@@ -12,6 +12,9 @@ pub const MCHID: &str = "1900000001";
 /// APIv3 key: 32 ASCII characters, used as the AES-256-GCM key of notices.
 pub const API_V3_KEY: &str = "local-apiv3-key-0123456789abcdef";
 
+/// APIv2 key, another one: 32 ASCII characters; its MD5 encrypts XML notices of refunds.
+pub const API_V2_KEY: &str = "local-apiv2-key-0123456789abcdef";
+
 /// The merchant's private key (PKCS#8 PEM): signs requests and `paySign`.
 pub const MERCHANT_PRIVATE_KEY: &str = include_str!("keys/merchant_private.pem");
 /// The merchant's API certificate (X.509 PEM).
