@@ -53,4 +53,5 @@ mod tender;
 mod tidy;
 mod timers;
 mod token;
+mod upstreams;
 mod verify;
