@@ -613,6 +613,38 @@ impl Shop {
                     },
                 ),
             ),
+            damage(
+                "a step of the price is another",
+                &["order-price"],
+                inc("orders", &self.pending, doc! { "priceProof.steps.0.amount": 1i64 }),
+            ),
+            damage(
+                "a price of another input",
+                &["order-price"],
+                inc("orders", &self.pending, doc! { "priceProof.input.lines.0.price": 1i64 }),
+            ),
+            damage(
+                "a price by rules of another version",
+                &["order-price"],
+                inc("orders", &self.pending, doc! { "priceProof.versions.0.version": 1i64 }),
+            ),
+            damage(
+                "a share of the price is another",
+                &["order-price"],
+                inc("orders", &self.prepaid, doc! { "priceProof.quote.lines.0.prepaidAmount": 1i64 }),
+            ),
+            damage(
+                "points move from line to line, everything adds up",
+                &["order-price"],
+                inc(
+                    "orders",
+                    &self.pending,
+                    doc! {
+                        "items.0.pointsDiscount": 1i64, "items.0.payable": -1i64,
+                        "items.1.pointsDiscount": -1i64, "items.1.payable": 1i64,
+                    },
+                ),
+            ),
             damage("other points used", &["order-effects"], inc("orders", &self.pending, doc! { "pointsUsed": -1i64 })),
             damage(
                 "balance instead of WeChat",

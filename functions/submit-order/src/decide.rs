@@ -1,7 +1,8 @@
 //! The rule: what the wanted goods become as an order. Pure.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::pricing::{Line, Quote, check_claim, quote};
+use domain::pricing::check_claim;
+use domain::quote::{Input, Line, Purse, Quote, Share, Want, prove};
 use domain::{Code, Fen, OrderId, OrderStatus, OrderType, PaymentMethod, Points, Refusal, ShopRules};
 use shop::prepaid::Tender;
 use store::members::Member;
@@ -11,7 +12,7 @@ use store::products::{Product, SaleMode};
 use store::qualifications::{self, Qualification};
 
 use crate::input::{Command, Wanted};
-use crate::prepaid::{self, Prepaid};
+use crate::prepaid::Offered;
 
 /// Prices the command at the store's prices and shapes the order; refuses what cannot be bought.
 pub(crate) fn decide(
@@ -34,42 +35,44 @@ pub(crate) fn decide(
         check_sale_mode(i, offer.product, right)?;
         check_claim(&format!("items[{i}].price"), wanted.claimed_price, offer.price)?;
     }
-    let lines: Vec<Line> =
-        command.lines.iter().zip(&offers).map(|(w, o)| Line { price: o.price, quantity: w.quantity }).collect();
-    let quote = quote(&lines, command.points, rules.point_value_fen)?;
-    let prepaid = prepaid::decide(command, &quote, member, records)?;
-    let left = quote.payable.checked_sub(prepaid.total()?).map_err(|_| too_large())?;
-    let (balance, payment) = match command.method {
-        PaymentMethod::Balance => (left, Fen::ZERO),
-        PaymentMethod::Wechat | PaymentMethod::Prestore | PaymentMethod::Prepaid | PaymentMethod::Points => {
-            (Fen::ZERO, left)
-        }
-    };
-    check_claim("totalAmount", command.claimed_total, quote.total)?;
-    check_claim("paymentAmount", command.claimed_payment, payment)?;
-    // The deductions are guarded in the transaction; these two only spare the stock a detour.
+    let offered = Offered::of(command, member, records)?;
+    let by_balance = command.method == PaymentMethod::Balance;
+    let proof = prove(Input {
+        lines: command.lines.iter().zip(&offers).map(|(wanted, offer)| offer.line(wanted)).collect(),
+        coupon: None,
+        points: command.points,
+        prepaid_goods: offered.as_ref().and_then(|o| o.goods.clone()),
+        prepaid_money: offered.as_ref().and_then(|o| o.money),
+        balance: by_balance.then_some(Purse { available: member.balance, want: Want::Rest }),
+        sending: None,
+        rules: rules.into(),
+        now,
+    })?;
+    let (quote, total) = (&proof.quote, proof.quote.total);
+    check_claim("totalAmount", command.claimed_total, total.amount)?;
+    check_claim("paymentAmount", command.claimed_payment, total.payment_amount)?;
+    // The deductions are guarded in the transaction; this and what the purses offer only spare the stock a detour.
     if command.points > member.points {
         return Err(Code::PointsInsufficient.into());
     }
-    if balance > member.balance {
-        return Err(Code::BalanceInsufficient.into());
-    }
-    let paid = payment.is_zero();
+    let tender = offered.and_then(|o| o.tender(command, quote));
+    let paid = total.payment_amount.is_zero();
     let order = Order {
         id,
         user_id: member.id.clone(),
         open_id: member.open_id.clone(),
         order_type: if right.is_some() { OrderType::Lottery } else { OrderType::Normal },
         status: if paid { OrderStatus::Paid } else { OrderStatus::PendingPayment },
-        items: items(command, &offers, &quote, &prepaid),
-        total_amount: quote.total,
-        discount_amount: quote.points_discount,
-        points_used: command.points,
-        balance_amount: balance,
-        customer_id: prepaid.tender.as_ref().map(|t| t.customer.clone()),
-        prepaid_goods_amount: prepaid.goods_value()?,
-        prepaid_amount: prepaid.amount,
-        payment_amount: payment,
+        items: items(command, &offers, quote)?,
+        total_amount: total.amount,
+        freight_amount: quote.freight.amount,
+        discount_amount: quote.discount().map_err(|_| too_large())?,
+        points_used: total.points_used,
+        balance_amount: total.balance_amount,
+        customer_id: tender.as_ref().map(|t| t.customer.clone()),
+        prepaid_goods_amount: total.prepaid_covered,
+        prepaid_amount: total.prepaid_amount,
+        payment_amount: total.payment_amount,
         payment_method: command.method,
         address: command.address.clone(),
         remark: command.remark.clone(),
@@ -86,8 +89,9 @@ pub(crate) fn decide(
         qualification_id: right.map(|r| r.id.clone()),
         payment_attempts: 0,
         stock_release: Vec::new(),
+        price_proof: Some(proof),
     };
-    Ok(Decision { order, tender: prepaid.tender, right: right.cloned() })
+    Ok(Decision { order, tender, right: right.cloned() })
 }
 
 /// What the store knows of a command's subjects.
@@ -146,6 +150,18 @@ struct Offer<'a> {
 }
 
 impl<'a> Offer<'a> {
+    fn line(&self, wanted: &Wanted) -> Line {
+        Line {
+            product_id: wanted.product_id.clone(),
+            sku_id: wanted.sku_id.clone(),
+            category: self.product.category.clone(),
+            price: self.price,
+            quantity: wanted.quantity,
+            weight_g: 0,
+            template_id: None,
+        }
+    }
+
     fn find(i: usize, wanted: &Wanted, products: &'a [Product]) -> Result<Self, Refusal> {
         let missing = || Refusal::new(Code::ProductNotFound).detail("productId", wanted.product_id.as_str());
         let product = products.iter().find(|p| p.id == wanted.product_id && p.is_on_sale()).ok_or_else(missing)?;
@@ -161,10 +177,10 @@ impl<'a> Offer<'a> {
     }
 }
 
-fn items(command: &Command, offers: &[Offer<'_>], quote: &Quote, prepaid: &Prepaid) -> Vec<OrderItem> {
-    let lines = command.lines.iter().zip(offers).zip(&quote.lines).zip(&prepaid.lines).enumerate();
-    lines
-        .map(|(i, (((wanted, offer), priced), covered))| OrderItem {
+fn items(command: &Command, offers: &[Offer<'_>], quote: &Quote) -> Result<Vec<OrderItem>, Refusal> {
+    let lines = command.lines.iter().zip(offers).zip(&quote.lines).enumerate();
+    let item = |(i, ((wanted, offer), share)): (usize, ((&Wanted, &Offer<'_>), &Share))| {
+        Ok(OrderItem {
             line_id: i.saturating_add(1).to_string(),
             product_id: wanted.product_id.clone(),
             sku_id: wanted.sku_id.clone(),
@@ -173,12 +189,14 @@ fn items(command: &Command, offers: &[Offer<'_>], quote: &Quote, prepaid: &Prepa
             image: offer.product.images.first().cloned(),
             price: offer.price,
             quantity: wanted.quantity,
-            amount: priced.amount,
-            points_discount: priced.points_discount,
-            payable: priced.payable,
-            prepaid_quantity: covered.quantity,
-            prepaid_covered: covered.value,
+            amount: share.amount,
+            coupon_discount: share.coupon_discount,
+            points_discount: share.points_discount,
+            payable: share.payable().map_err(|_| too_large())?,
+            prepaid_quantity: share.prepaid_quantity,
+            prepaid_covered: share.prepaid_covered,
             grants_coin: offer.product.grants_coin,
         })
-        .collect()
+    };
+    lines.map(item).collect()
 }

@@ -123,6 +123,7 @@ fn decide(
         price: Fen::ZERO,
         quantity: redeem.quantity,
         amount: Fen::ZERO,
+        coupon_discount: Fen::ZERO,
         points_discount: Fen::ZERO,
         payable: Fen::ZERO,
         prepaid_quantity: 0,
@@ -137,6 +138,7 @@ fn decide(
         status: OrderStatus::Paid,
         items: vec![item],
         total_amount: Fen::ZERO,
+        freight_amount: Fen::ZERO,
         discount_amount: Fen::ZERO,
         points_used: points,
         balance_amount: Fen::ZERO,
@@ -160,5 +162,6 @@ fn decide(
         qualification_id: None,
         payment_attempts: 0,
         stock_release: Vec::new(),
+        price_proof: None,
     })
 }

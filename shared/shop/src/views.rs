@@ -45,7 +45,7 @@ impl From<&OrderItem> for ItemView {
             price: Yuan(item.price),
             quantity: item.quantity,
             amount: Yuan(item.amount),
-            discount: Yuan(item.points_discount),
+            discount: Yuan(item.discount()),
             payable: Yuan(item.payable.checked_sub(item.prepaid_covered).unwrap_or(domain::Fen::ZERO)),
             prepaid_quantity: item.prepaid_quantity,
         }

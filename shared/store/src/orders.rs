@@ -2,6 +2,8 @@
 
 use bson::doc;
 use chrono::{DateTime, Utc};
+use domain::quote::{Proof, Share};
+use domain::refund::{Frozen, FrozenLine, LineFacts};
 use domain::{
     CustomerId, Fen, Logistics, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId,
     UserId,
@@ -52,6 +54,9 @@ pub struct OrderItem {
     pub quantity: i64,
     /// price × quantity
     pub amount: Fen,
+    /// This line's share of what the coupon took off.
+    #[serde(default)]
+    pub coupon_discount: Fen,
     /// This line's share of what points took off.
     pub points_discount: Fen,
     /// amount − discounts
@@ -64,6 +69,32 @@ pub struct OrderItem {
     pub prepaid_covered: Fen,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grants_coin: bool,
+}
+
+impl OrderItem {
+    /// What coupon and points took off.
+    pub fn discount(&self) -> Fen {
+        self.coupon_discount.checked_add(self.points_discount).unwrap_or(self.amount)
+    }
+
+    fn facts(&self) -> LineFacts<'_> {
+        LineFacts { line_id: &self.line_id, quantity: self.quantity, grants_coin: self.grants_coin }
+    }
+
+    /// The line of an order without a price proof, before points, prepaid money and balance are spread.
+    fn frozen(&self) -> Result<FrozenLine, Error> {
+        let share = Share {
+            amount: self.amount,
+            coupon_discount: self.coupon_discount,
+            points_discount: self.points_discount,
+            prepaid_quantity: self.prepaid_quantity,
+            prepaid_covered: self.prepaid_covered,
+            payment_amount: self.payable.checked_sub(self.prepaid_covered)?,
+            ..Share::default()
+        };
+        let LineFacts { line_id, quantity, grants_coin } = self.facts();
+        Ok(FrozenLine { line_id: line_id.to_owned(), quantity, share, grants_coin })
+    }
 }
 
 /// How an order was shipped.
@@ -93,7 +124,7 @@ impl Shipping {
     }
 }
 
-/// An order. Amounts in fen; `total = discount + prepaid goods + prepaid + balance + payment`.
+/// An order. Amounts in fen; `total = lines + freight = discount + prepaid goods + prepaid + balance + payment`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
@@ -106,7 +137,10 @@ pub struct Order {
     pub status: OrderStatus,
     pub items: Vec<OrderItem>,
     pub total_amount: Fen,
-    /// Everything that is neither a tender nor paid: today what points took off.
+    /// Of the total.
+    #[serde(default)]
+    pub freight_amount: Fen,
+    /// Everything that is neither a tender nor paid: what coupon and points took off.
     pub discount_amount: Fen,
     pub points_used: Points,
     /// Taken from the member's balance.
@@ -157,6 +191,10 @@ pub struct Order {
     /// Products whose pieces still have to go back to the shelf.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stock_release: Vec<ProductId>,
+    /// What its price follows from, with each line's share of every tender. Orders made before it was kept have none, and those
+    /// of the points mall, which cost no money.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_proof: Option<Proof>,
 }
 
 impl Order {
@@ -168,6 +206,24 @@ impl Order {
     /// What prepaid money and goods pay together.
     pub fn prepaid_total(&self) -> Result<Fen, Error> {
         Ok(self.prepaid_amount.checked_add(self.prepaid_goods_amount)?)
+    }
+
+    /// What each line and the freight were paid with: what refunds give back, piece by piece.
+    pub fn frozen(&self) -> Result<Frozen, Error> {
+        if let Some(proof) = &self.price_proof {
+            let facts: Vec<LineFacts<'_>> = self.items.iter().map(OrderItem::facts).collect();
+            return Frozen::of(&proof.quote, &facts, self.coins_earned).ok_or_else(|| {
+                Error::Invariant(format!("order {} has another number of lines than its price", self.id))
+            });
+        }
+        let lines = self.items.iter().map(OrderItem::frozen).collect::<Result<Vec<_>, _>>()?;
+        let (points, prepaid) = (self.points_used, self.prepaid_amount);
+        let mut frozen = Frozen::of_totals(lines, points, prepaid, self.balance_amount, self.coins_earned)?;
+        // An order of the points mall has one line.
+        if let Some(line) = frozen.lines.first_mut() {
+            line.share.coins_used = self.coins_used;
+        }
+        Ok(frozen)
     }
 
     /// The distinct products of its lines.

@@ -7,6 +7,7 @@
 //! | `account-negative` | no field account is below zero |
 //! | `statement` | every statement row has its entry, and every entry its statement row |
 //! | `order-amounts` | an order's amounts and lines add up |
+//! | `order-price` | an order's amounts are those that its price proof gives when it is calculated again |
 //! | `order-effects` | the book holds for each order exactly the entries that its state calls for, to the posting |
 //! | `right` | a used right to buy and its order name each other; an order of type lottery has one, and no other has |
 //! | `payment` | attempts fit their orders; money that fits no order is recorded, booked and given back |
@@ -57,7 +58,7 @@ use crate::stock::reserve_key;
 use crate::{Error, Store};
 use rules::{
     amounts_off, deduction_off, effects_off, entry_faults, exception_off, given_back, money_back, money_in,
-    payment_off, posted_on,
+    payment_off, posted_on, price_off,
 };
 
 const BATCH: usize = 500;
@@ -484,6 +485,9 @@ impl Audit<'_> {
             let here = format!("orders/{}", order.id);
             for message in amounts_off(order) {
                 self.violation("order-amounts", message, here.clone());
+            }
+            for message in price_off(order) {
+                self.violation("order-price", message, here.clone());
             }
             let payments: Vec<&Payment> = payments.iter().filter(|p| p.order_id == order.id).collect();
             let records: Vec<&StockRecord> = records.iter().filter(|r| r.order_id == order.id).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use domain::quote::{self, Share};
 use domain::{OrderStatus, OrderType};
 
 use super::{ORDER_REASONS, SYSTEM_ACCOUNTS, key};
@@ -70,10 +71,13 @@ pub(super) fn amounts_off(order: &Order) -> Vec<String> {
     let by_prepaid = order.prepaid_goods_amount.get().saturating_add(order.prepaid_amount.get());
     let tenders = by_prepaid.saturating_add(order.balance_amount.get()).saturating_add(order.payment_amount.get());
     check("prepaid goods = sum of lines", order.prepaid_goods_amount.get(), sum(|l| l.prepaid_covered.get()));
+    let freight = order.freight_amount.get();
+    let freight_off = freight_off(order);
     check("total = discount + tenders", total, discount.saturating_add(tenders));
-    check("total = sum of lines", total, sum(|l| l.amount.get()));
-    check("discount = sum of lines", discount, sum(|l| l.points_discount.get()));
-    check("tenders = sum of payable", tenders, sum(|l| l.payable.get()));
+    check("total = sum of lines + freight", total, sum(|l| l.amount.get()).saturating_add(freight));
+    check("discount = sum of lines + freight", discount, sum(off_line).saturating_add(freight_off));
+    let payable = sum(|l| l.payable.get()).saturating_add(freight).saturating_sub(freight_off);
+    check("tenders = sum of payable + freight", tenders, payable);
     let mall = order.order_type == OrderType::PointsMall;
     if mall {
         check("a points-mall order costs no money", total, 0);
@@ -84,7 +88,56 @@ pub(super) fn amounts_off(order: &Order) -> Vec<String> {
     check("coins earned by what grants one", order.coins_earned, i64::from(grants));
     for line in &order.items {
         check("line amount", line.amount.get(), line.price.get().saturating_mul(line.quantity));
-        check("line payable", line.payable.get(), line.amount.get().saturating_sub(line.points_discount.get()));
+        check("line payable", line.payable.get(), line.amount.get().saturating_sub(off_line(line)));
+    }
+    off
+}
+
+/// What coupon and points took off a line.
+fn off_line(line: &OrderItem) -> i64 {
+    line.coupon_discount.get().saturating_add(line.points_discount.get())
+}
+
+/// What coupon and points took off the freight: only the price proof tells.
+fn freight_off(order: &Order) -> i64 {
+    let share = order.price_proof.as_ref().map(|p| p.quote.freight).unwrap_or_default();
+    share.coupon_discount.get().saturating_add(share.points_discount.get())
+}
+
+/// Where an order's price does not follow from its proof, or its amounts are not those of the proof.
+pub(super) fn price_off(order: &Order) -> Vec<String> {
+    let Some(proof) = &order.price_proof else { return Vec::new() };
+    let mut off = Vec::new();
+    if let Err(error) = quote::verify(proof) {
+        off.push(format!("the price does not follow from its proof: {error}"));
+    }
+    let total = &proof.quote.total;
+    let totals = Share {
+        amount: order.total_amount,
+        coupon_discount: total.coupon_discount,
+        points_used: order.points_used,
+        points_discount: order.discount_amount.checked_sub(total.coupon_discount).unwrap_or_default(),
+        prepaid_quantity: order.items.iter().fold(0i64, |sum, l| sum.saturating_add(l.prepaid_quantity)),
+        prepaid_covered: order.prepaid_goods_amount,
+        prepaid_amount: order.prepaid_amount,
+        balance_amount: order.balance_amount,
+        payment_amount: order.payment_amount,
+        coins_used: order.coins_used,
+    };
+    if totals != *total || order.freight_amount != proof.quote.freight.amount {
+        off.push("the order's amounts are not those of its price proof".to_owned());
+    }
+    let lines = proof.input.lines.iter().zip(&proof.quote.lines);
+    let same = |(item, (line, share)): (&OrderItem, (&quote::Line, &Share))| {
+        (&item.product_id, &item.sku_id, item.price, item.quantity)
+            == (&line.product_id, &line.sku_id, line.price, line.quantity)
+            && (item.amount, item.coupon_discount, item.points_discount)
+                == (share.amount, share.coupon_discount, share.points_discount)
+            && (item.prepaid_quantity, item.prepaid_covered) == (share.prepaid_quantity, share.prepaid_covered)
+    };
+    let counts = (order.items.len(), order.items.len());
+    if counts != (proof.input.lines.len(), proof.quote.lines.len()) || !order.items.iter().zip(lines).all(same) {
+        off.push("the order's lines are not those of its price proof".to_owned());
     }
     off
 }
