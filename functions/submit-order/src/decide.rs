@@ -5,6 +5,7 @@ use domain::pricing::check_claim;
 use domain::quote::{Input, Line, Purse, Quote, Share, Want, prove};
 use domain::{Code, Fen, OrderId, OrderStatus, OrderType, PaymentMethod, Points, Refusal, ShopRules};
 use shop::prepaid::Tender;
+use store::coupons::{self, UserCoupon};
 use store::members::Member;
 use store::orders::{Order, OrderItem};
 use store::prepaid::PrepaidRecord;
@@ -22,7 +23,7 @@ pub(crate) fn decide(
     id: OrderId,
     now: DateTime<Utc>,
 ) -> Result<Decision, Refusal> {
-    let Known { member, products, records, right } = known;
+    let Known { member, products, records, right, coupon } = known;
     let right =
         command.qualification_id.as_ref().map(|_| check_right(command, right.as_ref(), member, now)).transpose()?;
     let offers = command
@@ -35,11 +36,12 @@ pub(crate) fn decide(
         check_sale_mode(i, offer.product, right)?;
         check_claim(&format!("items[{i}].price"), wanted.claimed_price, offer.price)?;
     }
+    let held = command.user_coupon_id.as_ref().map(|_| check_coupon(coupon.as_ref(), member, now)).transpose()?;
     let offered = Offered::of(command, member, records)?;
     let by_balance = command.method == PaymentMethod::Balance;
     let proof = prove(Input {
         lines: command.lines.iter().zip(&offers).map(|(wanted, offer)| offer.line(wanted)).collect(),
-        coupon: None,
+        coupon: held.map(UserCoupon::held),
         points: command.points,
         prepaid_goods: offered.as_ref().and_then(|o| o.goods.clone()),
         prepaid_money: offered.as_ref().and_then(|o| o.money),
@@ -87,6 +89,7 @@ pub(crate) fn decide(
         coins_used: 0,
         coins_earned: 0,
         qualification_id: right.map(|r| r.id.clone()),
+        user_coupon_id: held.map(|h| h.id.clone()),
         payment_attempts: 0,
         stock_release: Vec::new(),
         price_proof: Some(proof),
@@ -102,6 +105,20 @@ pub(crate) struct Known {
     pub(crate) records: Vec<PrepaidRecord>,
     /// The right to buy that the command names, whosever it is.
     pub(crate) right: Option<Qualification>,
+    /// The coupon that the command names, whosever it is.
+    pub(crate) coupon: Option<UserCoupon>,
+}
+
+/// The coupon that the command names, if it is the member's and unused. The transaction guards that again; whether it fits the
+/// goods is for the price to say.
+fn check_coupon<'a>(
+    coupon: Option<&'a UserCoupon>,
+    member: &Member,
+    now: DateTime<Utc>,
+) -> Result<&'a UserCoupon, Refusal> {
+    let coupon = coupon.filter(|c| c.user_id == member.id).ok_or_else(coupons::not_found)?;
+    coupon.check(now)?;
+    Ok(coupon)
 }
 
 /// The right that the command names, if it is the member's and for exactly the wanted goods.

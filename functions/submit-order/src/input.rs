@@ -1,6 +1,6 @@
 //! The wire input and what it means.
 
-use domain::{Code, Fen, PaymentMethod, Points, ProductId, Refusal, SkuId, Yuan, text};
+use domain::{Fen, PaymentMethod, Points, ProductId, Refusal, SkuId, UserCouponId, Yuan, text};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use shop::address::AddressInput;
@@ -34,6 +34,7 @@ pub struct Input {
     prepaid_amount: Option<Yuan>,
     /// Only these prepaid records may pay.
     prepaid_record_ids: Option<Vec<String>>,
+    /// A coupon that the user holds, for the whole order.
     user_coupon_id: Option<String>,
     /// A right to buy that a draw gave: the order has then one line, of exactly its goods.
     qualification_id: Option<String>,
@@ -77,6 +78,7 @@ pub(crate) struct Command {
     pub(crate) points: Points,
     pub(crate) prepaid_amount: Option<Fen>,
     pub(crate) prepaid_record_ids: Option<Vec<String>>,
+    pub(crate) user_coupon_id: Option<UserCouponId>,
     pub(crate) qualification_id: Option<String>,
     pub(crate) remark: String,
     pub(crate) claimed_total: Option<Fen>,
@@ -91,10 +93,6 @@ impl Input {
         }
         if self.items.len() > ITEMS_MAX {
             return Err(Refusal::invalid("items", format!("一个订单最多 {ITEMS_MAX} 行商品")));
-        }
-        // An instrument we do not take yet must not be dropped silently: the buyer would pay more than they think.
-        if self.user_coupon_id.is_some() {
-            return Err(Refusal::new(Code::CouponNotApplicable).detail("field", "userCouponId"));
         }
         let by_prepaid = matches!(self.payment_method, Method::Prestore | Method::Prepaid);
         let stray = |given: bool, field: &str| {
@@ -137,11 +135,20 @@ impl Input {
             points,
             prepaid_amount: self.prepaid_amount.map(|y| y.0),
             prepaid_record_ids: self.prepaid_record_ids,
+            user_coupon_id: coupon_id(self.user_coupon_id.as_deref())?,
             qualification_id: self.qualification_id.filter(|id| !id.is_empty()),
             remark: text::clean("remark", &self.remark.unwrap_or_default(), 200)?,
             claimed_total: self.total_amount.map(|y| y.0),
             claimed_payment: self.payment_amount.map(|y| y.0),
         })
+    }
+}
+
+/// A text that can be no id is answered as an unknown one, never dropped: the buyer would pay more than they think.
+fn coupon_id(text: Option<&str>) -> Result<Option<UserCouponId>, Refusal> {
+    match text {
+        None | Some("") => Ok(None),
+        Some(text) => UserCouponId::parse(text).map(Some).map_err(|_| store::coupons::not_found()),
     }
 }
 

@@ -26,6 +26,9 @@ struct Output {
     status: OrderStatus,
     total_amount: Yuan,
     discount_amount: Yuan,
+    /// Of the discount, what the coupon took off.
+    coupon_discount: Yuan,
+    freight_amount: Yuan,
     prepaid_amount: Yuan,
     balance_amount: Yuan,
     points_used: i64,
@@ -40,6 +43,8 @@ fn output(order: &Order) -> Result<serde_json::Value, Failure> {
         status: order.status,
         total_amount: Yuan(order.total_amount),
         discount_amount: Yuan(order.discount_amount),
+        coupon_discount: Yuan(order.coupon_discount()),
+        freight_amount: Yuan(order.freight_amount),
         prepaid_amount: Yuan(order.prepaid_total()?),
         balance_amount: Yuan(order.balance_amount),
         points_used: order.points_used.get(),
@@ -75,19 +80,26 @@ async fn try_once(placing: &Placing<'_>) -> Result<Option<serde_json::Value>, Fa
             None => Ok(None),
         }
     };
-    let (member, products, right) = tokio::join!(
+    let coupon = async {
+        match &command.user_coupon_id {
+            Some(id) => store.user_coupon(id).await,
+            None => Ok(None),
+        }
+    };
+    let (member, products, right, coupon) = tokio::join!(
         shop::members::active_member(store, &buyer.open_id, buyer.code_if_unknown),
         store.products_by_id(&ids),
-        right
+        right,
+        coupon
     );
-    let (member, products, right) = (member?, products?, right?);
+    let (member, products, right, coupon) = (member?, products?, right?, coupon?);
     let by_prepaid = matches!(command.method, PaymentMethod::Prestore | PaymentMethod::Prepaid);
     let records = match member.customer_id.as_ref().filter(|_| by_prepaid) {
         Some(customer) => store.all_prepaid_records(customer).await?,
         None => Vec::new(),
     };
     let id = OrderId::generate(now, rand::random());
-    let known = Known { member, products, records, right };
+    let known = Known { member, products, records, right, coupon };
     let Decision { order, tender, right } = decide(command, &known, rules, id, now)?;
     let reply = output(&order)?;
     let (tender, right) = (tender.as_ref(), right.as_ref());

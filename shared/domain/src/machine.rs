@@ -264,6 +264,8 @@ pub mod refund {
 pub mod coupon {
     texts! {
         State {
+            /// Being handed out: it is not counted for sure yet, and its holder does not see it.
+            Claiming "claiming",
             /// May be used within its window.
             Unused "unused",
             /// An order that is not paid yet holds it.
@@ -277,6 +279,8 @@ pub mod coupon {
     texts! {
         /// What happens to a user's coupon.
         Event {
+            /// It is counted among those handed out.
+            Count "count",
             /// An order is made with it.
             Lock "lock",
             /// That order is paid.
@@ -289,7 +293,8 @@ pub mod coupon {
         }
     }
 
-    edges! { "coupon", start Unused, {
+    edges! { "coupon", start Claiming, {
+        Claiming, Count => Unused;
         Unused, Lock => Locked;
         Unused, Expire => Expired;
         Locked, Use => Used;

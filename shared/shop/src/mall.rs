@@ -160,6 +160,7 @@ fn decide(
         coins_used,
         coins_earned: 0,
         qualification_id: None,
+        user_coupon_id: None,
         payment_attempts: 0,
         stock_release: Vec::new(),
         price_proof: None,

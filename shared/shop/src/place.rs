@@ -85,6 +85,9 @@ pub async fn make(making: &Making<'_>) -> Result<Option<Value>, Failure> {
                     None => stock::reserve_entry(&order.id, wants, now),
                 };
                 tx.post(&reserve).await?;
+                if let Some(coupon) = &order.user_coupon_id {
+                    tx.lock_user_coupon(coupon, &order.user_id, &order.id, now).await?;
+                }
                 book_tender(tx, order, tender, now).await?;
                 crashpoint("submit.inside").await;
                 let mut order = order.clone();

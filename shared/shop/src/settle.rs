@@ -232,6 +232,9 @@ pub async fn book_effects(tx: &mut Tx, order: &Order, rules: &ShopRules, now: Da
     let after = tx.post(&entry).await?;
     log_points(tx, order, &entry, "earn", "购物返积分", &after, now).await?;
     events::order_paid(tx, order, rules, now).await?;
+    if let Some(coupon) = &order.user_coupon_id {
+        tx.use_user_coupon(coupon, &order.id, now).await?;
+    }
     tx.insert_stock_records(&stock_records(order, "out", &entry.id, now)).await?;
     Ok(Earned { points: earned.points, coins: coins::earned_by(order) })
 }
@@ -315,6 +318,9 @@ pub async fn book_close(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Resul
         if reason == settle_key(&order.id) {
             tx.insert_stock_records(&stock_records(order, "in", &reversal.id, now)).await?;
         }
+    }
+    if let Some(coupon) = &order.user_coupon_id {
+        tx.release_user_coupon(coupon, &order.id).await?;
     }
     if let Some(right) = &order.qualification_id {
         tx.give_back_qualification(right, &order.id).await?;

@@ -23,6 +23,7 @@ definitions![
     "activityCoinLots",
     "activityCoinRecords",
     "assignments",
+    "coupons",
     "cursors",
     "customerAddresses",
     "customerMergeHistory",
@@ -52,6 +53,7 @@ definitions![
     "staff",
     "subscriptions",
     "updatePrepaidProduct",
+    "userCoupons",
     "verifyCodes",
 ];
 

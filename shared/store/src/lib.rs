@@ -10,6 +10,7 @@ pub mod baseline;
 pub mod book;
 pub mod coins;
 pub mod collections;
+pub mod coupons;
 pub mod crashpoint;
 pub mod customers;
 pub mod date;

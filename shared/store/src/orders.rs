@@ -6,7 +6,7 @@ use domain::quote::{Proof, Share};
 use domain::refund::{Frozen, FrozenLine, LineFacts};
 use domain::{
     CustomerId, Fen, Logistics, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId,
-    UserId,
+    UserCouponId, UserId,
 };
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -185,6 +185,9 @@ pub struct Order {
     /// The right to buy that it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qualification_id: Option<String>,
+    /// The coupon that it uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_coupon_id: Option<UserCouponId>,
     /// The number of payment attempts begun; guards closing against an attempt that begins meanwhile.
     #[serde(default)]
     pub payment_attempts: i64,
@@ -206,6 +209,11 @@ impl Order {
     /// What prepaid money and goods pay together.
     pub fn prepaid_total(&self) -> Result<Fen, Error> {
         Ok(self.prepaid_amount.checked_add(self.prepaid_goods_amount)?)
+    }
+
+    /// What the coupon took off goods and freight.
+    pub fn coupon_discount(&self) -> Fen {
+        self.price_proof.as_ref().map_or(Fen::ZERO, |p| p.quote.total.coupon_discount)
     }
 
     /// What each line and the freight were paid with: what refunds give back, piece by piece.

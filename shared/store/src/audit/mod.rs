@@ -13,6 +13,7 @@
 //! | `payment` | attempts fit their orders; money that fits no order is recorded, booked and given back |
 //! | `prepaid` | each deduction's details add up and are what the book took; it was given back or not, as the book says |
 //! | `coins` | each lot: granted = spent − returned + expired + revoked + remaining; nothing is spent at or after its expiry or written off before; each move has its row; what is owed was spent |
+//! | `coupon` | a definition counts what is handed out of it, within its total; a coupon is locked or used exactly by the order that names it and is priced by its terms |
 //! | `link` | one customer and one user at most belong to each other, and the customer's prepaid records know it |
 //! | `identity` | a member is verified if and only if a sealed identity is stored; one number, one user; no number can be read there, at members, customers or in `accessLogs`; who waits for goods of the points mall is verified |
 //! | `seal` | every sealed day has the entries it was sealed with, and the days form one chain without gaps |
@@ -26,6 +27,7 @@
 //! A document that cannot be read by the shop's own types is reported under its collection's invariant.
 
 mod coins;
+mod coupons;
 mod draws;
 mod events;
 mod identities;
@@ -143,6 +145,7 @@ impl Store {
         audit.deductions().await?;
         audit.corrections().await?;
         audit.coins().await?;
+        audit.coupons().await?;
         audit.customers().await?;
         audit.members().await?;
         audit.identities().await?;
@@ -473,6 +476,7 @@ impl Audit<'_> {
 
     async fn check_orders(&mut self, batch: &[Order]) -> Result<(), Error> {
         self.check_rights_of(batch).await?;
+        self.check_coupons_of(batch).await?;
         self.check_shipping_of(batch).await?;
         let ids: Vec<String> = batch.iter().map(|o| o.id.as_str().to_owned()).collect();
         let keys = batch.iter().flat_map(|o| ORDER_REASONS.iter().map(|r| key(&o.id, r))).collect();
