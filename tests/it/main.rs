@@ -9,6 +9,7 @@
 
 mod audit;
 mod audit_coins;
+mod audit_coupons;
 mod audit_draws;
 mod audit_events;
 mod audit_identity;
@@ -17,6 +18,7 @@ mod audit_seals;
 mod bench_small;
 mod clients;
 mod coins;
+mod coupons;
 mod crash;
 mod crash_coins;
 mod crm;

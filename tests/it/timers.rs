@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use it::{World, order_of};
 use serde_json::json;
 
-const ALL: [&str; 7] = [
+const ALL: [&str; 8] = [
     "lotteryDraw",
     "expireCoins",
+    "expireCoupons",
     "sealLedger",
     "closeExpiredOrders",
     "reconcilePayments",

@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::pricing::check_claim;
-use domain::quote::{Input, Line, Purse, Quote, Share, Want, prove};
-use domain::{Code, Fen, OrderId, OrderStatus, OrderType, PaymentMethod, Points, Refusal, ShopRules};
+use domain::quote::{Input, Purse, Quote, Share, Want, prove};
+use domain::{Code, OrderId, OrderStatus, OrderType, PaymentMethod, Points, Refusal, ShopRules};
+use shop::offers::Offer;
 use shop::prepaid::Tender;
 use store::coupons::{self, UserCoupon};
 use store::members::Member;
@@ -30,7 +31,7 @@ pub(crate) fn decide(
         .lines
         .iter()
         .enumerate()
-        .map(|(i, wanted)| Offer::find(i, wanted, products))
+        .map(|(i, w)| Offer::find(i, &w.product_id, w.sku_id.as_ref(), products))
         .collect::<Result<Vec<_>, _>>()?;
     for (i, (wanted, offer)) in command.lines.iter().zip(&offers).enumerate() {
         check_sale_mode(i, offer.product, right)?;
@@ -40,7 +41,7 @@ pub(crate) fn decide(
     let offered = Offered::of(command, member, records)?;
     let by_balance = command.method == PaymentMethod::Balance;
     let proof = prove(Input {
-        lines: command.lines.iter().zip(&offers).map(|(wanted, offer)| offer.line(wanted)).collect(),
+        lines: command.lines.iter().zip(&offers).map(|(wanted, offer)| offer.line(wanted.quantity)).collect(),
         coupon: held.map(UserCoupon::held),
         points: command.points,
         prepaid_goods: offered.as_ref().and_then(|o| o.goods.clone()),
@@ -159,41 +160,6 @@ pub(crate) fn too_large() -> Refusal {
     Refusal::invalid("items", "订单金额超出范围")
 }
 
-/// What the store sells under a wanted line.
-struct Offer<'a> {
-    product: &'a Product,
-    sku_name: Option<&'a str>,
-    price: Fen,
-}
-
-impl<'a> Offer<'a> {
-    fn line(&self, wanted: &Wanted) -> Line {
-        Line {
-            product_id: wanted.product_id.clone(),
-            sku_id: wanted.sku_id.clone(),
-            category: self.product.category.clone(),
-            price: self.price,
-            quantity: wanted.quantity,
-            weight_g: 0,
-            template_id: None,
-        }
-    }
-
-    fn find(i: usize, wanted: &Wanted, products: &'a [Product]) -> Result<Self, Refusal> {
-        let missing = || Refusal::new(Code::ProductNotFound).detail("productId", wanted.product_id.as_str());
-        let product = products.iter().find(|p| p.id == wanted.product_id && p.is_on_sale()).ok_or_else(missing)?;
-        let field = format!("items[{i}].skuId");
-        match &wanted.sku_id {
-            None if product.skus.is_empty() => Ok(Self { product, sku_name: None, price: product.price }),
-            None => Err(Refusal::invalid(&field, "请选择规格")),
-            Some(id) => {
-                let sku = product.sku(id).ok_or_else(|| missing().detail("skuId", id.as_str()))?;
-                Ok(Self { product, sku_name: Some(&sku.name), price: sku.price })
-            }
-        }
-    }
-}
-
 fn items(command: &Command, offers: &[Offer<'_>], quote: &Quote) -> Result<Vec<OrderItem>, Refusal> {
     let lines = command.lines.iter().zip(offers).zip(&quote.lines).enumerate();
     let item = |(i, ((wanted, offer), share)): (usize, ((&Wanted, &Offer<'_>), &Share))| {
@@ -202,7 +168,7 @@ fn items(command: &Command, offers: &[Offer<'_>], quote: &Quote) -> Result<Vec<O
             product_id: wanted.product_id.clone(),
             sku_id: wanted.sku_id.clone(),
             name: offer.product.name.clone(),
-            sku_name: offer.sku_name.map(str::to_owned),
+            sku_name: offer.sku.map(|s| s.name.clone()),
             image: offer.product.images.first().cloned(),
             price: offer.price,
             quantity: wanted.quantity,

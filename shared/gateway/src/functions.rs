@@ -21,6 +21,8 @@ pub fn functions() -> Vec<Function> {
         send_sms::function(),
         link_user_to_customer::function(),
         customers::function(),
+        coupons::function(),
+        coupon_admin::function(),
         lottery::function(),
         lottery_admin::function(),
         coins::function(),
@@ -36,6 +38,7 @@ pub fn functions() -> Vec<Function> {
         deliver_outbox::function(),
         lottery_draw::function(),
         expire_coins::function(),
+        expire_coupons::function(),
         seal_ledger::function(),
     ]
 }

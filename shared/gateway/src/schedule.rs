@@ -174,6 +174,7 @@ mod tests {
                 "closeExpiredOrders",
                 "deliverOutbox",
                 "expireCoins",
+                "expireCoupons",
                 "lotteryDraw",
                 "reconcilePayments",
                 "sealLedger",
