@@ -210,3 +210,42 @@ async fn an_edit_changes_only_what_is_handed_out_from_then_on() -> anyhow::Resul
     assert_eq!(refused.body["details"]["reason"], "PAUSED");
     world.finish().await
 }
+
+#[tokio::test]
+async fn a_price_that_was_shown_is_held_to_or_refused_with_the_differences() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let (token, other) = (c.login("demo").await?, c.login("alice").await?);
+    issue(&world, "cp-10", json!({})).await?;
+    let coupon = claim(&world, &token, "cp-10").await?.text("userCouponId");
+    let items = json!([{ "productId": "p-apple", "quantity": 2 }]);
+    let event = json!({ "action": "preview", "items": items, "userCouponId": coupon });
+    let shown = c.call("coupons", &token, event).await?;
+    let quote = shown.ok()["quote"].clone();
+    assert_eq!((&quote["totalAmount"], &quote["paymentAmount"]), (&json!(100), &json!(90)));
+    let with_quote = |event: Value| {
+        let mut event = event;
+        event["quoteId"] = quote["quoteId"].clone();
+        event
+    };
+    // Without the coupon it costs more than was shown.
+    let dearer = c.call("submitOrder", &token, with_quote(order_of("p-apple", 2))).await?;
+    dearer.refused(409, "AMOUNT_MISMATCH");
+    assert_eq!(
+        dearer.body["details"]["differences"],
+        json!([
+            { "field": "couponDiscount", "expected": "0.00", "actual": "10.00" },
+            { "field": "paymentAmount", "expected": "100.00", "actual": "90.00" },
+        ])
+    );
+    // It was shown to somebody else.
+    let stolen = c.call("submitOrder", &other, with_quote(order_of("p-apple", 2))).await?;
+    stolen.refused(409, "CONFLICT");
+    let order = c.call("submitOrder", &token, with_quote(with_coupon(order_of("p-apple", 2), &coupon))).await?;
+    assert_eq!(order.ok()["paymentAmount"], 90);
+    c.advance(15 * 60).await?;
+    let late = c.call("submitOrder", &token, with_quote(order_of("p-apple", 2))).await?;
+    late.refused(409, "CONFLICT");
+    assert_eq!(late.body["details"]["reason"], "QUOTE_EXPIRED");
+    world.finish().await
+}

@@ -2,23 +2,21 @@
 
 use domain::coupon::{Goods, Held, apply, best};
 use domain::machine::coupon::State;
-use domain::{Code, CouponId, Failure, Fen, ProductId, Refusal, SkuId, Yuan};
+use domain::quote::Quote;
+use domain::{Code, CouponId, Failure, Fen, Refusal, Yuan};
 use edge::{Accept, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shop::coupons::{CouponView, UserCouponView};
 use shop::members::active_member;
-use shop::offers::Offer;
+use shop::pricing::{ItemInput, Known, Method, Priced, WishInput, price, too_large};
+use shop::views::iso;
 use store::coupons::{Claim, UserCoupon, Via};
 use store::members::Member;
 use store::page::PageRequest;
 
 /// Coupons that are tried on some goods at most: those that expire first.
 const TRIED_MAX: i64 = 100;
-
-/// As in `submitOrder`.
-const ITEMS_MAX: usize = 100;
-const QUANTITY_MAX: i64 = 9_999;
 
 pub fn function() -> Function {
     Function::new("coupons", handle)
@@ -51,18 +49,23 @@ struct Input {
     status: Option<State>,
     /// For `preview` and `best`: 1 to 100 lines.
     items: Option<Vec<ItemInput>>,
+    /// For `preview`, as in `submitOrder`; `wechat` unless given.
+    payment_method: Option<Method>,
+    /// For `preview`, as in `submitOrder`.
+    points_used: Option<i64>,
+    /// For `preview`, as in `submitOrder`.
+    #[schemars(with = "Option<f64>")]
+    prepaid_amount: Option<Yuan>,
+    /// For `preview`, as in `submitOrder`.
+    prepaid_record_ids: Option<Vec<String>>,
+    /// For `preview`: the coupon to price with.
+    user_coupon_id: Option<String>,
+    /// For `preview`, as in `submitOrder`.
+    qualification_id: Option<String>,
     /// For `list` and `mine`: 1 to 100, 20 unless given.
     limit: Option<i64>,
     /// For `list` and `mine`: `nextCursor` of the page before.
     after: Option<String>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct ItemInput {
-    product_id: String,
-    sku_id: Option<String>,
-    quantity: i64,
 }
 
 #[derive(Serialize)]
@@ -108,6 +111,25 @@ struct PreviewOutput {
     saving: Yuan,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Vec<Tried>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quote: Option<QuoteOutput>,
+}
+
+/// What the order would cost. Amounts in yuan.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct QuoteOutput {
+    quote_id: String,
+    /// `submitOrder` knows it until then.
+    expire_time: String,
+    total_amount: Yuan,
+    discount_amount: Yuan,
+    coupon_discount: Yuan,
+    freight_amount: Yuan,
+    prepaid_amount: Yuan,
+    balance_amount: Yuan,
+    points_used: i64,
+    payment_amount: Yuan,
 }
 
 async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
@@ -125,8 +147,8 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
             let page = ctx.store().user_coupons(&member.id, status, &request).await?.map(|c| UserCouponView::from(&c));
             Reply::of(&ListOutput { data: page.data, next_cursor: page.next_cursor })
         }
-        Action::Preview => preview(&ctx, &member, input.items, true).await,
-        Action::Best => preview(&ctx, &member, input.items, false).await,
+        Action::Preview => preview(&ctx, &member, input, true).await,
+        Action::Best => preview(&ctx, &member, input, false).await,
     }
 }
 
@@ -149,22 +171,25 @@ async fn claim(ctx: &Context, member: &Member, id: Option<String>) -> Result<Rep
     Ok(Reply::of(&output)?.with_replayed(replayed))
 }
 
-async fn preview(ctx: &Context, member: &Member, items: Option<Vec<ItemInput>>, all: bool) -> Result<Reply, Failure> {
-    let wanted = wanted(items.unwrap_or_default())?;
-    let ids: Vec<ProductId> = wanted.iter().map(|(product, _, _)| product.clone()).collect();
-    let products = ctx.store().products_by_id(&ids).await?;
-    let mut lines = Vec::with_capacity(wanted.len());
-    for (i, (product, sku, quantity)) in wanted.iter().enumerate() {
-        let line = Offer::find(i, product, sku.as_ref(), &products)?.line(*quantity);
-        let amount = line.price.checked_mul(*quantity).map_err(|_| too_large())?;
-        lines.push((line, amount));
-    }
+async fn preview(ctx: &Context, member: &Member, input: Input, all: bool) -> Result<Reply, Failure> {
+    let wish = WishInput {
+        items: input.items.unwrap_or_default(),
+        payment_method: input.payment_method.unwrap_or_default(),
+        points_used: input.points_used,
+        prepaid_amount: input.prepaid_amount,
+        prepaid_record_ids: input.prepaid_record_ids,
+        user_coupon_id: input.user_coupon_id,
+        qualification_id: input.qualification_id,
+    };
+    let wish = wish.parse()?;
+    let known = Known::read(ctx.store(), &wish, &member.open_id, Code::Unauthenticated).await?;
+    let Priced { proof, .. } = price(&wish, &known, ctx.rules(), ctx.now)?;
+    let lines = proof.input.lines.iter().zip(&proof.quote.lines);
     let goods: Vec<Goods<'_>> = lines
-        .iter()
-        .map(|(line, amount)| Goods { product: &line.product_id, category: &line.category, amount: *amount })
+        .map(|(line, share)| Goods { product: &line.product_id, category: &line.category, amount: share.amount })
         .collect();
     let total = Fen::sum(goods.iter().map(|g| g.amount)).map_err(|_| too_large())?;
-    let freight = Fen::ZERO;
+    let freight = proof.quote.freight.amount;
     let coupons = ctx.store().usable_coupons(&member.id, ctx.now, TRIED_MAX).await?;
     let held: Vec<Held> = coupons.iter().map(UserCoupon::held).collect();
     let best = best(&held, &goods, freight, ctx.now);
@@ -184,30 +209,26 @@ async fn preview(ctx: &Context, member: &Member, items: Option<Vec<ItemInput>>, 
         goods_amount: Yuan(total),
         best_user_coupon_id: best.as_ref().and_then(|(i, _)| held.get(*i)).map(|h| h.id.as_str().to_owned()),
         saving: Yuan(best.as_ref().map_or(Fen::ZERO, |(_, saving)| saving.total())),
+        quote: if all { Some(shown(ctx, member, &proof.quote).await?) } else { None },
         data: all.then(|| coupons.iter().zip(&held).map(tried).collect()),
     })
 }
 
-fn too_large() -> Refusal {
-    Refusal::invalid("items", "订单金额超出范围")
-}
-
-fn wanted(items: Vec<ItemInput>) -> Result<Vec<(ProductId, Option<SkuId>, i64)>, Refusal> {
-    if items.is_empty() {
-        return Err(Refusal::invalid("items", "请选择商品"));
-    }
-    if items.len() > ITEMS_MAX {
-        return Err(Refusal::invalid("items", format!("一个订单最多 {ITEMS_MAX} 行商品")));
-    }
-    let parse = |(i, item): (usize, ItemInput)| {
-        let bad = |name: &str| Refusal::invalid(&format!("items[{i}].{name}"), format!("{name} 格式不正确"));
-        if !(1..=QUANTITY_MAX).contains(&item.quantity) {
-            let message = format!("数量应在 1 到 {QUANTITY_MAX} 之间");
-            return Err(Refusal::invalid(&format!("items[{i}].quantity"), message));
-        }
-        let sku = item.sku_id.as_deref().filter(|s| !s.is_empty());
-        let sku = sku.map(SkuId::parse).transpose().map_err(|_| bad("skuId"))?;
-        Ok((ProductId::parse(&item.product_id).map_err(|_| bad("productId"))?, sku, item.quantity))
-    };
-    items.into_iter().enumerate().map(parse).collect()
+/// Keeps the price for the order to be held to.
+async fn shown(ctx: &Context, member: &Member, quote: &Quote) -> Result<QuoteOutput, Failure> {
+    let shown = ctx.store().show_quote(&member.open_id, quote, ctx.now).await?;
+    let total = &quote.total;
+    let sum = |a: Fen, b: Fen| a.checked_add(b).map_err(|_| too_large());
+    Ok(QuoteOutput {
+        quote_id: shown.id,
+        expire_time: iso(shown.expires_at),
+        total_amount: Yuan(total.amount),
+        discount_amount: Yuan(quote.discount().map_err(|_| too_large())?),
+        coupon_discount: Yuan(total.coupon_discount),
+        freight_amount: Yuan(quote.freight.amount),
+        prepaid_amount: Yuan(sum(total.prepaid_covered, total.prepaid_amount)?),
+        balance_amount: Yuan(total.balance_amount),
+        points_used: total.points_used.get(),
+        payment_amount: Yuan(total.payment_amount),
+    })
 }

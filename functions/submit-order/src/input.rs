@@ -1,15 +1,12 @@
 //! The wire input and what it means.
 
-use domain::{Fen, PaymentMethod, Points, ProductId, Refusal, SkuId, UserCouponId, Yuan, text};
+use domain::quote::Quote;
+use domain::{Fen, Refusal, Yuan, text};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use shop::address::AddressInput;
+use shop::pricing::{ItemInput, Method, Wish, WishInput};
 use store::orders::Address;
-
-/// More lines than this are refused.
-pub(crate) const ITEMS_MAX: usize = 100;
-/// More pieces of one line than this are refused.
-pub(crate) const QUANTITY_MAX: i64 = 9_999;
 
 /// The event of `submitOrder`.
 #[derive(Deserialize, JsonSchema)]
@@ -38,140 +35,44 @@ pub struct Input {
     user_coupon_id: Option<String>,
     /// A right to buy that a draw gave: the order has then one line, of exactly its goods.
     qualification_id: Option<String>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct ItemInput {
-    product_id: String,
-    sku_id: Option<String>,
-    quantity: i64,
-    /// What the client believes one piece costs. Never used as a price; a difference is refused.
-    #[schemars(with = "Option<f64>")]
-    price: Option<Yuan>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-enum Method {
-    Wechat,
-    Balance,
-    /// Prepaid money; the remainder is paid through WeChat.
-    Prestore,
-    /// Prepaid goods; the remainder is paid through WeChat.
-    Prepaid,
-}
-
-/// One wanted line.
-pub(crate) struct Wanted {
-    pub(crate) product_id: ProductId,
-    pub(crate) sku_id: Option<SkuId>,
-    pub(crate) quantity: i64,
-    pub(crate) claimed_price: Option<Fen>,
+    /// What a preview showed, valid for 15 minutes. A price that has changed since is refused with the differences.
+    quote_id: Option<String>,
 }
 
 /// A checked command.
 pub(crate) struct Command {
-    pub(crate) lines: Vec<Wanted>,
+    pub(crate) wish: Wish,
     pub(crate) address: Address,
-    pub(crate) method: PaymentMethod,
-    pub(crate) points: Points,
-    pub(crate) prepaid_amount: Option<Fen>,
-    pub(crate) prepaid_record_ids: Option<Vec<String>>,
-    pub(crate) user_coupon_id: Option<UserCouponId>,
-    pub(crate) qualification_id: Option<String>,
     pub(crate) remark: String,
     pub(crate) claimed_total: Option<Fen>,
     pub(crate) claimed_payment: Option<Fen>,
+    pub(crate) quote_id: Option<String>,
+    /// What the buyer was shown under that id.
+    pub(crate) shown: Option<Quote>,
 }
 
 impl Input {
     /// Checks every field; a refusal names it.
     pub(crate) fn parse(self) -> Result<Command, Refusal> {
-        if self.items.is_empty() {
-            return Err(Refusal::invalid("items", "请选择商品"));
-        }
-        if self.items.len() > ITEMS_MAX {
-            return Err(Refusal::invalid("items", format!("一个订单最多 {ITEMS_MAX} 行商品")));
-        }
-        let by_prepaid = matches!(self.payment_method, Method::Prestore | Method::Prepaid);
-        let stray = |given: bool, field: &str| {
-            // Dropped silently, the buyer would pay more than they think.
-            let refusal = || Refusal::invalid(field, format!("{field} 只能用于 prestore 或 prepaid 支付方式"));
-            if given && !by_prepaid { Err(refusal()) } else { Ok(()) }
+        let wish = WishInput {
+            items: self.items,
+            payment_method: self.payment_method,
+            points_used: self.points_used,
+            prepaid_amount: self.prepaid_amount,
+            prepaid_record_ids: self.prepaid_record_ids,
+            user_coupon_id: self.user_coupon_id,
+            qualification_id: self.qualification_id,
         };
-        stray(self.prepaid_amount.is_some(), "prepaidAmount")?;
-        stray(self.prepaid_record_ids.is_some(), "prepaidRecordIds")?;
-        if self.prepaid_amount.is_some_and(|a| a.0.is_zero()) {
-            return Err(Refusal::invalid("prepaidAmount", "prepaidAmount 应大于 0"));
-        }
-        if self.prepaid_record_ids.as_ref().is_some_and(|ids| ids.is_empty() || ids.len() > 50) {
-            return Err(Refusal::invalid("prepaidRecordIds", "prepaidRecordIds 应有 1 到 50 个"));
-        }
-        let points = Points::new(self.points_used.unwrap_or(0))
-            .map_err(|_| Refusal::invalid("pointsUsed", "pointsUsed 应为不小于 0 的整数"))?;
-        let mut lines: Vec<Wanted> = Vec::with_capacity(self.items.len());
-        for (i, item) in self.items.into_iter().enumerate() {
-            let wanted = item.parse(i)?;
-            // The same goods on two lines are one line: stock, prices and refunds then have one answer.
-            match lines.iter_mut().find(|l| l.product_id == wanted.product_id && l.sku_id == wanted.sku_id) {
-                Some(line) => {
-                    line.quantity = line.quantity.saturating_add(wanted.quantity);
-                    check_quantity(i, line.quantity)?;
-                }
-                None => lines.push(wanted),
-            }
-        }
+        let wish = wish.parse()?;
         let address = self.address.ok_or_else(|| Refusal::invalid("address", "请填写收货地址"))?;
         Ok(Command {
-            lines,
+            wish,
             address: address.parse()?,
-            method: match self.payment_method {
-                Method::Wechat => PaymentMethod::Wechat,
-                Method::Balance => PaymentMethod::Balance,
-                Method::Prestore => PaymentMethod::Prestore,
-                Method::Prepaid => PaymentMethod::Prepaid,
-            },
-            points,
-            prepaid_amount: self.prepaid_amount.map(|y| y.0),
-            prepaid_record_ids: self.prepaid_record_ids,
-            user_coupon_id: coupon_id(self.user_coupon_id.as_deref())?,
-            qualification_id: self.qualification_id.filter(|id| !id.is_empty()),
             remark: text::clean("remark", &self.remark.unwrap_or_default(), 200)?,
             claimed_total: self.total_amount.map(|y| y.0),
             claimed_payment: self.payment_amount.map(|y| y.0),
-        })
-    }
-}
-
-/// A text that can be no id is answered as an unknown one, never dropped: the buyer would pay more than they think.
-fn coupon_id(text: Option<&str>) -> Result<Option<UserCouponId>, Refusal> {
-    match text {
-        None | Some("") => Ok(None),
-        Some(text) => UserCouponId::parse(text).map(Some).map_err(|_| store::coupons::not_found()),
-    }
-}
-
-fn check_quantity(i: usize, quantity: i64) -> Result<(), Refusal> {
-    if (1..=QUANTITY_MAX).contains(&quantity) {
-        return Ok(());
-    }
-    Err(Refusal::invalid(&format!("items[{i}].quantity"), format!("数量应在 1 到 {QUANTITY_MAX} 之间")))
-}
-
-impl ItemInput {
-    fn parse(self, i: usize) -> Result<Wanted, Refusal> {
-        check_quantity(i, self.quantity)?;
-        let bad = |name: &str| Refusal::invalid(&format!("items[{i}].{name}"), format!("{name} 格式不正确"));
-        let sku_id = match self.sku_id.as_deref() {
-            None | Some("") => None,
-            Some(text) => Some(SkuId::parse(text).map_err(|_| bad("skuId"))?),
-        };
-        Ok(Wanted {
-            product_id: ProductId::parse(&self.product_id).map_err(|_| bad("productId"))?,
-            sku_id,
-            quantity: self.quantity,
-            claimed_price: self.price.map(|y| y.0),
+            quote_id: self.quote_id.filter(|id| !id.is_empty()),
+            shown: None,
         })
     }
 }
@@ -193,7 +94,7 @@ mod tests {
     #[test]
     fn same_goods_become_one_line() {
         let command = with_items(r#"[{"productId":"p","quantity":2},{"productId":"p","skuId":"","quantity":3},{"productId":"p","skuId":"s","quantity":1}]"#).ok().unwrap();
-        let lines: Vec<_> = command.lines.iter().map(|l| (l.sku_id.is_some(), l.quantity)).collect();
+        let lines: Vec<_> = command.wish.lines.iter().map(|l| (l.sku_id.is_some(), l.quantity)).collect();
         assert_eq!(lines, [(false, 5), (true, 1)]);
     }
 

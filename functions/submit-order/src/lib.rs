@@ -5,7 +5,6 @@
 mod decide;
 mod input;
 mod place;
-mod prepaid;
 
 use domain::Failure;
 use edge::{Accept, Context, Function, Need, Reply};
@@ -23,10 +22,13 @@ pub fn function() -> Function {
 
 async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
     let open_id = ctx.caller.acting_open_id(input.open_id.as_deref())?;
-    let command = input.parse()?;
+    let mut command = input.parse()?;
     let key = ctx.command_key();
     let buyer = Buyer { open_id, code_if_unknown: ctx.caller.code_if_unknown() };
     let (store, rules, now) = (ctx.store(), ctx.rules(), ctx.now);
+    if let Some(id) = &command.quote_id {
+        command.shown = Some(store.shown_quote(id, &buyer.open_id, now).await?);
+    }
     let placing = Placing { store, rules, buyer: &buyer, command: &command, key: key.as_ref(), now };
     let placed = place(&placing).await?;
     Ok(Reply::of(&placed.value)?.with_replayed(placed.replayed))

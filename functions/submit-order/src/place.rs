@@ -1,14 +1,15 @@
 //! Making the order: read, decide, make.
 
 use chrono::{DateTime, Utc};
-use domain::{Code, Failure, OpenId, OrderId, OrderStatus, PaymentMethod, ProductId, ShopRules, Yuan};
+use domain::{Code, Failure, OpenId, OrderId, OrderStatus, ShopRules, Yuan};
 use serde::Serialize;
 use shop::place::{Making, make};
+use shop::pricing::Known;
 use shop::views::{self, ItemView};
 use store::orders::Order;
 use store::{CommandKey, Once, Store};
 
-use crate::decide::{Decision, Known, decide};
+use crate::decide::{Decision, decide};
 use crate::input::Command;
 
 /// Whom the order is for.
@@ -73,33 +74,8 @@ pub(crate) async fn place(placing: &Placing<'_>) -> Result<Once<serde_json::Valu
 /// `None` when it must be tried again.
 async fn try_once(placing: &Placing<'_>) -> Result<Option<serde_json::Value>, Failure> {
     let Placing { store, rules, buyer, command, key, now } = *placing;
-    let ids: Vec<ProductId> = command.lines.iter().map(|l| l.product_id.clone()).collect();
-    let right = async {
-        match &command.qualification_id {
-            Some(id) => store.qualification(id).await,
-            None => Ok(None),
-        }
-    };
-    let coupon = async {
-        match &command.user_coupon_id {
-            Some(id) => store.user_coupon(id).await,
-            None => Ok(None),
-        }
-    };
-    let (member, products, right, coupon) = tokio::join!(
-        shop::members::active_member(store, &buyer.open_id, buyer.code_if_unknown),
-        store.products_by_id(&ids),
-        right,
-        coupon
-    );
-    let (member, products, right, coupon) = (member?, products?, right?, coupon?);
-    let by_prepaid = matches!(command.method, PaymentMethod::Prestore | PaymentMethod::Prepaid);
-    let records = match member.customer_id.as_ref().filter(|_| by_prepaid) {
-        Some(customer) => store.all_prepaid_records(customer).await?,
-        None => Vec::new(),
-    };
+    let known = Known::read(store, &command.wish, &buyer.open_id, buyer.code_if_unknown).await?;
     let id = OrderId::generate(now, rand::random());
-    let known = Known { member, products, records, right, coupon };
     let Decision { order, tender, right } = decide(command, &known, rules, id, now)?;
     let reply = output(&order)?;
     let (tender, right) = (tender.as_ref(), right.as_ref());

@@ -20,6 +20,7 @@ pub mod offers;
 pub mod place;
 pub mod prepaid;
 pub mod prepaid_views;
+pub mod pricing;
 pub mod reconcile;
 pub mod refunds;
 pub mod reminders;

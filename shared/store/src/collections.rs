@@ -46,6 +46,7 @@ definitions![
     "payments",
     "prepaidDeductions",
     "prepaidRecords",
+    "quotes",
     "rateLimits",
     "records",
     "requests",

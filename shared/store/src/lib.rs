@@ -27,6 +27,7 @@ pub mod payments;
 pub mod prepaid;
 pub mod products;
 pub mod qualifications;
+pub mod quotes;
 pub mod reminders;
 pub mod requests;
 pub mod rotation;
