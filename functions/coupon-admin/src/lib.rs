@@ -124,8 +124,23 @@ async fn create(ctx: &Context, input: Input) -> Result<Reply, Failure> {
     let id = input.id()?;
     let definition = input.definition(id.clone(), 1)?;
     let coupon = Coupon::new(definition.clone(), ctx.now);
-    match ctx.store().insert_coupon(&coupon).await {
-        Ok(()) => output(&coupon, "优惠券已创建", false),
+    let key = ctx.command_key();
+    let made = ctx
+        .store()
+        .once(key.as_ref(), ctx.now, |tx, _| {
+            let coupon = &coupon;
+            Box::pin(async move {
+                tx.insert_coupon(coupon).await?;
+                Ok(CouponView::from(coupon))
+            })
+        })
+        .await;
+    match made {
+        Ok(done) => {
+            let coupon_id = done.value.coupon_id.clone();
+            let output = CouponOutput { coupon_id, coupon: done.value, message: "优惠券已创建" };
+            Ok(Reply::of(&output)?.with_replayed(done.replayed))
+        }
         Err(error) if error.is_duplicate_of("coupons") => {
             let there = ctx.store().coupon(&id).await?.ok_or_else(|| Refusal::new(Code::Conflict))?;
             if same(&definition, &there.definition()?) {

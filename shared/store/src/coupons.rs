@@ -524,12 +524,6 @@ impl Store {
         Ok(held.update_many(guard, change).await?.modified_count)
     }
 
-    /// A new definition; `Duplicate` of `coupons` if the id is taken.
-    pub async fn insert_coupon(&self, coupon: &Coupon) -> Result<(), Error> {
-        self.collection::<Coupon>(COUPONS).await?.insert_one(coupon).await?;
-        Ok(())
-    }
-
     /// Edits a definition in the version that was read and raises it; false if it is another by now, or if more were handed out
     /// than the new total.
     pub async fn edit_coupon(&self, edited: &Coupon, version: i64, now: DateTime<Utc>) -> Result<bool, Error> {
@@ -569,6 +563,11 @@ impl Store {
 }
 
 impl Tx {
+    /// A new definition; `Duplicate` of `coupons` if the id is taken.
+    pub async fn insert_coupon(&mut self, coupon: &Coupon) -> Result<(), Error> {
+        self.insert(COUPONS, coupon).await
+    }
+
     pub async fn user_coupon(&mut self, id: &UserCouponId) -> Result<Option<UserCoupon>, Error> {
         self.find_by_id(HELD, id.as_str()).await
     }
