@@ -12,6 +12,7 @@ use it::{Answer, World, id_number, order_of};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use shop::address::Destination;
 use shop::coins::{NewLot, TakenBack, grant, take_back};
 use shop::identity::{Claim, Vault, verify};
 use store::Store;
@@ -159,7 +160,12 @@ async fn a_coin_is_good_for_48_hours_less_a_millisecond_with_or_without_the_time
         detail: "文三路 1 号".to_owned(),
     };
     address.city = "杭州市".to_owned();
-    let wanted = Redeem { product_id: domain::ProductId::parse("p-mug")?, sku_id: None, quantity: 1, address };
+    let wanted = Redeem {
+        product_id: domain::ProductId::parse("p-mug")?,
+        sku_id: None,
+        quantity: 1,
+        destination: Destination::Given(address),
+    };
     let rules = &world.app.config.rules;
     let at = async |at: DateTime<Utc>| {
         let store = &world.store;

@@ -10,6 +10,7 @@ use domain::vault::{FieldKeys, IndexKeys, KEY_BYTES};
 use edge::{App, Config};
 use it::{Answer, Client, World, database_name, id_number, mongod_uri, violations};
 use serde_json::{Value, json};
+use shop::address::Destination;
 use store::collections::definitions;
 use store::rotation::{RotateOptions, RotateReport, Rotation};
 use store::{Store, StoreConfig};
@@ -238,8 +239,12 @@ async fn nobody_redeems_with_a_name_that_is_erased_meanwhile() -> anyhow::Result
             district: String::new(),
             detail: "文三路 1 号".to_owned(),
         };
-        let wanted =
-            Redeem { product_id: domain::ProductId::parse("p-mug").unwrap(), sku_id: None, quantity: 1, address };
+        let wanted = Redeem {
+            product_id: domain::ProductId::parse("p-mug").unwrap(),
+            sku_id: None,
+            quantity: 1,
+            destination: Destination::Given(address),
+        };
         let open_id = domain::OpenId::parse("o-eve").unwrap();
         let (store, rules) = (&store, &rules);
         redeem(&Redeeming { store, rules, open_id: &open_id, redeem: &wanted, key: None, random: stopped, now }).await

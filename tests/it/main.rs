@@ -7,6 +7,7 @@
     reason = "a helper of a test that panics has failed as it should"
 )]
 
+mod addresses;
 mod audit;
 mod audit_coins;
 mod audit_coupons;

@@ -124,6 +124,7 @@ async fn find_or_create(
             carry_fen: Fen::ZERO,
             coins_owed: 0,
             customer_id: None,
+            default_address_id: None,
             is_verified: false,
             blocked: false,
             created_at: ctx.now,

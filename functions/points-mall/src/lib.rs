@@ -4,7 +4,7 @@ use domain::{Failure, ProductId, Refusal, SkuId};
 use edge::{Accept, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shop::address::AddressInput;
+use shop::address::{AddressInput, Destination};
 use shop::mall::{QUANTITY_MAX, Redeem, Redeeming, redeem};
 use store::page::PageRequest;
 use store::products::Product;
@@ -39,7 +39,7 @@ struct Input {
     quantity: Option<i64>,
     /// For `redeem`: where the goods go.
     address: Option<AddressInput>,
-    /// Not taken yet: send `address`.
+    /// For `redeem`, instead of `address`: one of the member's, as `addresses` lists them.
     address_id: Option<String>,
 }
 
@@ -115,10 +115,6 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
 
 /// Checks what `redeem` wants; a refusal names the field.
 fn parse(input: Input) -> Result<Redeem, Refusal> {
-    if input.address_id.is_some() {
-        // Ignored, the goods might go to another place than the member means.
-        return Err(Refusal::invalid("addressId", "暂不支持 addressId，请填写 address"));
-    }
     let product = input.product_id.ok_or_else(|| Refusal::invalid("productId", "请指定 productId"))?;
     let quantity = input.quantity.ok_or_else(|| Refusal::invalid("quantity", "请填写数量"))?;
     if !(1..=QUANTITY_MAX).contains(&quantity) {
@@ -128,11 +124,10 @@ fn parse(input: Input) -> Result<Redeem, Refusal> {
         None | Some("") => None,
         Some(text) => Some(SkuId::parse(text).map_err(|_| Refusal::invalid("skuId", "skuId 格式不正确"))?),
     };
-    let address = input.address.ok_or_else(|| Refusal::invalid("address", "请填写收货地址"))?;
     Ok(Redeem {
         product_id: ProductId::parse(&product).map_err(|_| Refusal::invalid("productId", "productId 格式不正确"))?,
         sku_id,
         quantity,
-        address: address.parse()?,
+        destination: Destination::parse(input.address, input.address_id)?,
     })
 }

@@ -7,7 +7,7 @@ use domain::{Code, OrderId, OrderStatus, OrderType, Points, Refusal, ShopRules};
 use shop::offers::Offer;
 use shop::prepaid::Tender;
 use shop::pricing::{Known, Priced, Wanted, Wish, price, too_large};
-use store::orders::{Order, OrderItem};
+use store::orders::{Address, Order, OrderItem};
 use store::qualifications::Qualification;
 
 use crate::input::Command;
@@ -16,6 +16,7 @@ use crate::input::Command;
 pub(crate) fn decide(
     command: &Command,
     known: &Known,
+    address: &Address,
     rules: &ShopRules,
     id: OrderId,
     now: DateTime<Utc>,
@@ -50,7 +51,7 @@ pub(crate) fn decide(
         prepaid_amount: total.prepaid_amount,
         payment_amount: total.payment_amount,
         payment_method: wish.method,
-        address: command.address.clone(),
+        address: address.clone(),
         remark: command.remark.clone(),
         created_at: now,
         expire_time: now + TimeDelta::minutes(rules.order_expire_minutes),

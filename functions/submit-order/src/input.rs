@@ -4,9 +4,8 @@ use domain::quote::Quote;
 use domain::{Fen, Refusal, Yuan, text};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use shop::address::AddressInput;
+use shop::address::{AddressInput, Destination};
 use shop::pricing::{ItemInput, Method, Wish, WishInput};
-use store::orders::Address;
 
 /// The event of `submitOrder`.
 #[derive(Deserialize, JsonSchema)]
@@ -14,6 +13,8 @@ use store::orders::Address;
 pub struct Input {
     items: Vec<ItemInput>,
     address: Option<AddressInput>,
+    /// Instead of `address`: one of the member's, as `addresses` lists them.
+    address_id: Option<String>,
     payment_method: Method,
     /// Points to use; whole, at most what the goods are worth.
     points_used: Option<i64>,
@@ -42,7 +43,7 @@ pub struct Input {
 /// A checked command.
 pub(crate) struct Command {
     pub(crate) wish: Wish,
-    pub(crate) address: Address,
+    pub(crate) destination: Destination,
     pub(crate) remark: String,
     pub(crate) claimed_total: Option<Fen>,
     pub(crate) claimed_payment: Option<Fen>,
@@ -64,10 +65,9 @@ impl Input {
             qualification_id: self.qualification_id,
         };
         let wish = wish.parse()?;
-        let address = self.address.ok_or_else(|| Refusal::invalid("address", "请填写收货地址"))?;
         Ok(Command {
             wish,
-            address: address.parse()?,
+            destination: Destination::parse(self.address, self.address_id)?,
             remark: text::clean("remark", &self.remark.unwrap_or_default(), 200)?,
             claimed_total: self.total_amount.map(|y| y.0),
             claimed_payment: self.payment_amount.map(|y| y.0),
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn the_address_of_wx_choose_address_is_taken() {
         let json = r#"{"items":[{"productId":"p","quantity":1}],"paymentMethod":"balance","address":{"userName":"李四","telNumber":"020-81167888","provinceName":"广东省","cityName":"广州市","countyName":"海珠区","detailInfo":"新港中路397号"}}"#;
-        let address = parse(json).ok().unwrap().address;
+        let Destination::Given(address) = parse(json).ok().unwrap().destination else { panic!("not as it was given") };
         assert_eq!((address.name.as_str(), address.district.as_str()), ("李四", "海珠区"));
         let none = parse(r#"{"items":[{"productId":"p","quantity":1}],"paymentMethod":"wechat"}"#).err().unwrap();
         assert_eq!(none.details["field"], "address");

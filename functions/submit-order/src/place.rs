@@ -75,8 +75,9 @@ pub(crate) async fn place(placing: &Placing<'_>) -> Result<Once<serde_json::Valu
 async fn try_once(placing: &Placing<'_>) -> Result<Option<serde_json::Value>, Failure> {
     let Placing { store, rules, buyer, command, key, now } = *placing;
     let known = Known::read(store, &command.wish, &buyer.open_id, buyer.code_if_unknown).await?;
+    let address = command.destination.resolve(store, &known.member).await?;
     let id = OrderId::generate(now, rand::random());
-    let Decision { order, tender, right } = decide(command, &known, rules, id, now)?;
+    let Decision { order, tender, right } = decide(command, &known, &address, rules, id, now)?;
     let reply = output(&order)?;
     let (tender, right) = (tender.as_ref(), right.as_ref());
     make(&Making { store, rules, order: &order, tender, right, reply: &reply, key, now }).await

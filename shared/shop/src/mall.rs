@@ -12,6 +12,7 @@ use store::orders::{Address, Order, OrderItem};
 use store::products::{Product, SaleMode};
 use store::{CommandKey, Once, Store};
 
+use crate::address::Destination;
 use crate::coins;
 use crate::members::active_member;
 use crate::place::{self, Making};
@@ -28,7 +29,7 @@ pub struct Redeem {
     pub product_id: ProductId,
     pub sku_id: Option<SkuId>,
     pub quantity: i64,
-    pub address: Address,
+    pub destination: Destination,
 }
 
 /// The reply.
@@ -69,7 +70,8 @@ async fn try_once(redeeming: &Redeeming<'_>) -> Result<Option<Value>, Failure> {
         return Err(Code::IdentityRequired.into());
     }
     let product = store.product(&redeem.product_id).await?;
-    let order = decide(redeem, product.as_ref(), &member, OrderId::generate(now, random()), now)?;
+    let address = redeem.destination.resolve(store, &member).await?;
+    let order = decide(redeem, product.as_ref(), &member, address, OrderId::generate(now, random()), now)?;
     // The deduction is guarded in the transaction; this only spares the stock a detour.
     if coins::account(store, &member.id, now).await?.balance < order.coins_used {
         return Err(Code::CoinsInsufficient.into());
@@ -89,6 +91,7 @@ fn decide(
     redeem: &Redeem,
     product: Option<&Product>,
     member: &Member,
+    address: Address,
     id: OrderId,
     now: DateTime<Utc>,
 ) -> Result<Order, Refusal> {
@@ -147,7 +150,7 @@ fn decide(
         prepaid_amount: Fen::ZERO,
         payment_amount: Fen::ZERO,
         payment_method: PaymentMethod::Points,
-        address: redeem.address.clone(),
+        address,
         remark: String::new(),
         created_at: now,
         expire_time: now,

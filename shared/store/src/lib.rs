@@ -4,6 +4,7 @@
 //! keeps the one book of every quantity that matters, reserves stock without hot rows, and holds the
 //! outbox, leases and the checks over all of it. It knows neither HTTP nor WeChat.
 
+pub mod addresses;
 pub mod assignments;
 pub mod audit;
 pub mod baseline;

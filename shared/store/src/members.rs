@@ -35,6 +35,9 @@ pub struct Member {
     pub coins_owed: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_id: Option<CustomerId>,
+    /// The address that orders go to unless another is chosen. It may be gone: who reads it looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_address_id: Option<String>,
     #[serde(default)]
     pub is_verified: bool,
     #[serde(default)]
