@@ -548,9 +548,8 @@ async fn what_is_no_json_object_reaches_no_function() -> anyhow::Result<()> {
     for function in functions.iter().filter(|f| !f.is_raw()) {
         let who = match function.name() {
             "submitOrder" | "wxPay" | "orders" | "getUserPoints" | "generateOrderId" | "sendSMS" => As::User,
-            "addresses" | "lottery" | "coins" | "coupons" | "pointsMall" | "verifyIdentity" | "subscriptions" => {
-                As::User
-            }
+            "addresses" | "cart" | "coins" | "coupons" | "lottery" | "pointsMall" | "subscriptions"
+            | "verifyIdentity" => As::User,
             "login" | "products" => As::Nobody,
             _ => As::Service,
         };

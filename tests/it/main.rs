@@ -17,6 +17,7 @@ mod audit_identity;
 mod audit_messages;
 mod audit_seals;
 mod bench_small;
+mod cart;
 mod clients;
 mod coins;
 mod coupons;

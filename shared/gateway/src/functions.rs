@@ -7,6 +7,7 @@ pub fn functions() -> Vec<Function> {
     vec![
         login::function(),
         products::function(),
+        cart::function(),
         addresses::function(),
         generate_order_id::function(),
         submit_order::function(),

@@ -24,6 +24,7 @@ definitions![
     "activityCoinRecords",
     "assignments",
     "coupons",
+    "carts",
     "cursors",
     "customerAddresses",
     "customerMergeHistory",

@@ -9,6 +9,7 @@ pub mod assignments;
 pub mod audit;
 pub mod baseline;
 pub mod book;
+pub mod carts;
 pub mod coins;
 pub mod collections;
 pub mod coupons;
