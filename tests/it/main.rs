@@ -41,6 +41,7 @@ mod notify;
 mod notify_faults;
 mod outage;
 mod prepaid;
+mod products;
 mod purchase;
 mod race;
 mod readme;

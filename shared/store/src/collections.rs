@@ -152,6 +152,8 @@ pub struct InitReport {
     pub validators_changed: Vec<String>,
     pub indexes_created: Vec<String>,
     pub demo_inserted: u64,
+    /// Products that got the tokens that a search finds them by.
+    pub made_searchable: u64,
     /// Differences that are left to a person.
     pub drift: Vec<String>,
 }
@@ -204,6 +206,9 @@ impl Store {
             if options.demo && !options.dry_run {
                 self.insert_demo(definition, now, &mut report).await?;
             }
+        }
+        if let Some(products) = known.iter().find(|d| d.name == "shopProducts" && !options.dry_run) {
+            report.made_searchable = self.backfill_search(products).await?;
         }
         for collection in &existing {
             if !collection.name.starts_with("system.") && !known.iter().any(|d| d.name == collection.name) {
@@ -296,6 +301,9 @@ impl Store {
             let mut demo = value.clone();
             demo.iter_mut().for_each(|(_, v)| widen(v));
             demo.entry("createdAt").or_insert(date::bson(now));
+            if definition.name == "shopProducts" {
+                demo.insert("searchTokens", crate::products::search_tokens(&demo));
+            }
             let id =
                 demo.get_str("_id").map_err(|_| Error::Invariant("demo document without _id".to_owned()))?.to_owned();
             let mut entry = Entry::new(format!("opening:{}/{id}:demo", definition.name), now);

@@ -26,7 +26,7 @@ use crate::collections::{AccountValue, Definition, definitions};
 use crate::customers::Customer;
 use crate::members::Member;
 use crate::prepaid::PrepaidRecord;
-use crate::products::Product;
+use crate::products::{Product, search_tokens};
 use crate::{Error, Store, Tx, date};
 
 /// The collections that the old system filled, in the order in which they are brought over.
@@ -567,6 +567,9 @@ fn bring_over(
     }
     document.insert("legacy", legacy);
     document.insert("migratedAt", date::bson(now));
+    if definition.name == "shopProducts" {
+        document.insert("searchTokens", search_tokens(&document));
+    }
     if let Some(field) = misfit(schema, &Bson::Document(document.clone()), "") {
         let value =
             document.get(&field).map_or_else(|| "is missing".to_owned(), |v| format!("{} does not fit", show(v)));
@@ -592,7 +595,7 @@ fn bring_over(
     Ok(Some(Migrated { document, accounts }))
 }
 
-fn is_current(definition: &Definition, document: &Document) -> bool {
+pub(crate) fn is_current(definition: &Definition, document: &Document) -> bool {
     misfit(&definition.schema, &Bson::Document(document.clone()), "").is_none()
 }
 

@@ -1,11 +1,13 @@
 //! `shopProducts`: what is for sale.
 
-use bson::doc;
+use bson::{Document, doc};
 use chrono::{DateTime, Utc};
 use domain::{Fen, OrderId, ProductId, SkuId};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
+use crate::collections::Definition;
+use crate::migrate::is_current;
 use crate::page::{Page, PageRequest, Row};
 use crate::{Error, Store, date};
 
@@ -69,6 +71,9 @@ pub struct Product {
     pub description: String,
     #[serde(default)]
     pub category: String,
+    /// More words that a search finds it by.
+    #[serde(default)]
+    pub keywords: Vec<String>,
     #[serde(default)]
     pub images: Vec<String>,
     pub price: Fen,
@@ -113,8 +118,73 @@ impl Product {
         }
     }
 
+    /// What a search compares, in the order of its weight.
+    pub fn search_fields(&self) -> Vec<&str> {
+        let skus = self.skus.iter().map(|sku| sku.name.as_str());
+        let words = self.keywords.iter().map(String::as_str);
+        [self.name.as_str()].into_iter().chain(skus).chain([self.category.as_str()]).chain(words).collect()
+    }
+
     pub fn sku(&self, id: &SkuId) -> Option<&Sku> {
         self.skus.iter().find(|s| s.sku_id == *id)
+    }
+}
+
+/// The search tokens of a product, also of one that the shop cannot read otherwise.
+pub(crate) fn search_tokens(product: &Document) -> Vec<String> {
+    let text = |name: &str| product.get_str(name).unwrap_or_default();
+    let list = |name: &str| product.get_array(name).map(Vec::as_slice).unwrap_or_default();
+    let skus = list("skus").iter().filter_map(|sku| sku.as_document()?.get_str("name").ok());
+    let words = list("keywords").iter().filter_map(bson::Bson::as_str);
+    let fields: Vec<&str> = [text("name")].into_iter().chain(skus).chain([text("category")]).chain(words).collect();
+    domain::search::document_tokens(&fields)
+}
+
+/// Which products on sale a list wants.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub category: Option<String>,
+    pub sale_mode: Option<SaleMode>,
+    /// Leave out what is sold out.
+    pub in_stock: bool,
+    pub price_min: Option<Fen>,
+    pub price_max: Option<Fen>,
+}
+
+impl Wanted {
+    fn filter(&self) -> Document {
+        let mut filter = doc! { "status": "onSale" };
+        if let Some(category) = &self.category {
+            filter.insert("category", category);
+        }
+        match self.sale_mode {
+            None => {}
+            // Products from before there were modes have none.
+            Some(SaleMode::Shop) => {
+                filter.insert("saleMode", doc! { "$in": ["shop", null] });
+            }
+            Some(SaleMode::Lottery) => {
+                filter.insert("saleMode", "lottery");
+            }
+            Some(SaleMode::Mall) => {
+                filter.insert("saleMode", "mall");
+            }
+        }
+        let mut price = Document::new();
+        if let Some(min) = self.price_min {
+            price.insert("$gte", min.get());
+        }
+        if let Some(max) = self.price_max {
+            price.insert("$lte", max.get());
+        }
+        if !price.is_empty() {
+            filter.insert("price", price);
+        }
+        if self.in_stock {
+            let some = doc! { "$or": [{ "stock": { "$gt": 0i64 } }, { "skus.stock": { "$gt": 0i64 } }] };
+            filter.insert("$and", vec![some]);
+        }
+        filter
     }
 }
 
@@ -141,12 +211,82 @@ impl Store {
         self.page("shopProducts", doc! { "status": "onSale", "saleMode": "mall" }, page).await
     }
 
-    /// Products on sale, newest first, optionally of one category.
-    pub async fn products_on_sale(&self, category: Option<&str>, page: &PageRequest) -> Result<Page<Product>, Error> {
-        let mut filter = doc! { "status": "onSale" };
-        if let Some(category) = category {
-            filter.insert("category", category);
+    /// Products on sale, newest first.
+    pub async fn products_on_sale(&self, wanted: &Wanted, page: &PageRequest) -> Result<Page<Product>, Error> {
+        self.page("shopProducts", wanted.filter(), page).await
+    }
+
+    /// Products on sale by their price, then their id; `after` is where the page before ended.
+    pub async fn products_by_price(
+        &self,
+        wanted: &Wanted,
+        descending: bool,
+        limit: usize,
+        after: Option<&(Fen, ProductId)>,
+    ) -> Result<Vec<Product>, Error> {
+        let mut filter = wanted.filter();
+        let (way, beyond) = if descending { (-1i32, "$lt") } else { (1i32, "$gt") };
+        if let Some((price, id)) = after {
+            let (price, id) = (price.get(), id.as_str());
+            let further = doc! { "$or": [
+                { "price": { beyond: price } },
+                { "price": price, "_id": { beyond: id } },
+            ] };
+            filter.entry("$and").or_insert_with(|| bson::Bson::Array(Vec::new()));
+            filter.get_array_mut("$and").map_err(|e| Error::Invariant(e.to_string()))?.push(further.into());
         }
-        self.page("shopProducts", filter, page).await
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let products = self.collection::<Product>("shopProducts").await?;
+        let find = products.find(filter).sort(doc! { "price": way, "_id": way }).limit(limit);
+        Ok(find.projection(doc! { "searchTokens": 0 }).await?.try_collect().await?)
+    }
+
+    /// The newest products on sale that have all these tokens, which are not none.
+    pub async fn products_with_tokens(
+        &self,
+        tokens: &[String],
+        wanted: &Wanted,
+        limit: i64,
+    ) -> Result<Vec<Product>, Error> {
+        let mut filter = wanted.filter();
+        filter.insert("searchTokens", doc! { "$all": tokens });
+        let products = self.collection::<Product>("shopProducts").await?;
+        let find = products.find(filter).sort(doc! { "createdAt": -1, "_id": -1 }).limit(limit);
+        Ok(find.projection(doc! { "searchTokens": 0 }).await?.try_collect().await?)
+    }
+
+    /// The categories of products on sale, with how many there are of each, in the order of their names.
+    pub async fn categories(&self) -> Result<Vec<(String, i64)>, Error> {
+        let products = self.collection::<Document>("shopProducts").await?;
+        let stages = [
+            doc! { "$match": { "status": "onSale" } },
+            doc! { "$group": { "_id": "$category", "count": { "$sum": 1i64 } } },
+            doc! { "$sort": { "_id": 1 } },
+        ];
+        let rows: Vec<Document> = products.aggregate(stages).await?.try_collect().await?;
+        let named = |row: &Document| row.get_str("_id").ok().filter(|name| !name.is_empty()).map(str::to_owned);
+        Ok(rows.iter().filter_map(|row| Some((named(row)?, row.get_i64("count").unwrap_or(0)))).collect())
+    }
+
+    /// Writes the search tokens of products that have none; returns how many. Every writer of a product writes them: this is
+    /// for those from before. Those of the old system get theirs when they are migrated.
+    pub(crate) async fn backfill_search(&self, definition: &Definition) -> Result<u64, Error> {
+        let products = self.collection::<Document>("shopProducts").await?;
+        let mut after: Option<String> = None;
+        let mut written = 0u64;
+        loop {
+            let from = after.as_deref().map_or_else(|| doc! { "$gt": "" }, |id| doc! { "$gt": id });
+            let find = products.find(doc! { "_id": from }).sort(doc! { "_id": 1 }).limit(500);
+            let batch: Vec<Document> = find.await?.try_collect().await?;
+            let Some(last) = batch.last().and_then(|row| row.get_str("_id").ok()) else { return Ok(written) };
+            after = Some(last.to_owned());
+            let unsearchable = |row: &&Document| !row.contains_key("searchTokens") && is_current(definition, row);
+            for row in batch.iter().filter(unsearchable) {
+                let Ok(id) = row.get_str("_id") else { continue };
+                let guard = doc! { "_id": id, "name": row.get("name"), "searchTokens": { "$exists": false } };
+                let set = doc! { "$set": { "searchTokens": search_tokens(row) } };
+                written = written.saturating_add(products.update_one(guard, set).await?.matched_count);
+            }
+        }
     }
 }
