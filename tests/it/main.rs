@@ -52,6 +52,7 @@ mod shipping;
 mod shipping_report;
 mod signing;
 mod staff;
+mod stock;
 mod subscriptions;
 mod template_values;
 mod tender;

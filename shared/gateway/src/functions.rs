@@ -16,6 +16,8 @@ pub fn functions() -> Vec<Function> {
         orders::function(),
         get_user_points::function(),
         add_points::function(),
+        stock::function(),
+        delete_product::function(),
         prepaid::function(),
         add_prestore::function(),
         update_prepaid_balance::function(),

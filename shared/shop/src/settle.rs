@@ -263,7 +263,10 @@ fn stock_records(order: &Order, record_type: &str, entry_id: &str, now: DateTime
         product_id: line.product_id.clone(),
         sku_id: line.sku_id.clone(),
         quantity: line.quantity,
-        order_id: order.id.clone(),
+        order_id: Some(order.id.clone()),
+        kind: None,
+        reason: None,
+        by: None,
         entry_id: entry_id.to_owned(),
         created_at: now,
     };

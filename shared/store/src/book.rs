@@ -44,6 +44,8 @@ pub const COINS_EXPIRED: &str = "@coinsExpired";
 pub const COINS_OWED: &str = "@coinsOwed";
 /// Pieces held for winners of a draw who have not bought yet (stock).
 pub const QUALIFIED: &str = "@qualified";
+/// The other side of pieces that came in, went out or were counted by hand (stock).
+pub const INVENTORY: &str = "@inventory";
 /// The other side of what stood there when the book was opened.
 pub const OPENING: &str = "@opening";
 

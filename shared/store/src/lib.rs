@@ -18,6 +18,7 @@ pub mod customers;
 pub mod date;
 pub mod error;
 pub mod identities;
+pub mod inventory;
 pub mod leases;
 pub mod lottery;
 pub mod members;

@@ -8,6 +8,7 @@ use domain::{CustomerId, Fen, OpenId, OrderId, Points, ProductId, SkuId, UserId}
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
+use crate::inventory::Kind;
 use crate::page::{Page, PageRequest, Row};
 use crate::{Error, Store, Tx, date};
 
@@ -88,8 +89,8 @@ impl Row for PointsLog {
     }
 }
 
-/// `records`: pieces that went out with a paid order, or came back with a points-mall order that was cancelled.
-/// `_id` = `{entry}:{line}`.
+/// `records`: pieces that went out with a paid order, came back with a points-mall order that was cancelled, or were moved by
+/// hand. `_id` = `{entry}:{line}`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StockRecord {
@@ -103,10 +104,25 @@ pub struct StockRecord {
     pub sku_id: Option<SkuId>,
     #[serde(deserialize_with = "domain::money::whole")]
     pub quantity: i64,
-    pub order_id: OrderId,
+    /// None where they were moved by hand: then the next three are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_id: Option<OrderId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// A service key's or a staff member's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     pub entry_id: String,
     #[serde(with = "date")]
     pub created_at: DateTime<Utc>,
+}
+
+impl Row for StockRecord {
+    fn position(&self) -> (DateTime<Utc>, &str) {
+        (self.created_at, &self.id)
+    }
 }
 
 /// As much of a member as tells whether they may take part.

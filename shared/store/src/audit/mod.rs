@@ -9,6 +9,7 @@
 //! | `order-amounts` | an order's amounts and lines add up |
 //! | `order-price` | an order's amounts are those that its price proof gives when it is calculated again |
 //! | `order-effects` | the book holds for each order exactly the entries that its state calls for, to the posting |
+//! | `stock` | pieces moved by hand: every entry has exactly its rows in `records`, and every row its entry; goods that are deleted are not on sale |
 //! | `right` | a used right to buy and its order name each other; an order of type lottery has one, and no other has |
 //! | `payment` | attempts fit their orders; money that fits no order is recorded, booked and given back |
 //! | `prepaid` | each deduction's details add up and are what the book took; it was given back or not, as the book says |
@@ -35,6 +36,7 @@ mod messages;
 mod rights;
 mod rules;
 mod seals;
+mod stock;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -75,6 +77,7 @@ const SYSTEM_ACCOUNTS: &[(&str, &str)] = &[
     (book::SPEND, "spend"),
     (book::RESERVED, "stock"),
     (book::SOLD, "stock"),
+    (book::INVENTORY, "stock"),
     (book::DEPOSITS, "fen"),
     (book::DEPOSITS, "pieces"),
     (book::PREPAID_USED, "fen"),
@@ -139,6 +142,7 @@ impl Store {
         audit.accounts().await?;
         audit.statements().await?;
         audit.orders().await?;
+        audit.stock().await?;
         audit.rights().await?;
         audit.payments().await?;
         audit.exceptions().await?;
@@ -460,12 +464,14 @@ impl Audit<'_> {
         };
         let mut of_entries = vec![doc! { "$match": { "_id": { "$regex": "^order:" }, "void": { "$ne": true } } }];
         of_entries.extend(no_order("orderId"));
+        let mut of_records = vec![doc! { "$match": { "orderId": { "$exists": true } } }];
+        of_records.extend(no_order("orderId"));
         let reasons = format!("^order:[0-9A-Z]+:({})$", ORDER_REASONS.join("|"));
         let of_reasons = vec![doc! { "$match": { "_id": { "$regex": "^order:", "$not": { "$regex": reasons } } } }];
         for (collection, pipeline, message) in [
             ("ledger", of_entries, "an entry belongs to no order"),
             ("ledger", of_reasons, "an entry of an order under a reason of no rule"),
-            ("records", no_order("orderId"), "a stock record belongs to no order"),
+            ("records", of_records, "a stock record belongs to no order"),
         ] {
             for id in self.ids_of(collection, pipeline).await? {
                 self.violation("order-effects", message, format!("{collection}/{id}"));
@@ -494,7 +500,8 @@ impl Audit<'_> {
                 self.violation("order-price", message, here.clone());
             }
             let payments: Vec<&Payment> = payments.iter().filter(|p| p.order_id == order.id).collect();
-            let records: Vec<&StockRecord> = records.iter().filter(|r| r.order_id == order.id).collect();
+            let records: Vec<&StockRecord> =
+                records.iter().filter(|r| r.order_id.as_ref() == Some(&order.id)).collect();
             let deductions: Vec<&PrepaidDeduction> =
                 deductions.iter().filter(|d| d.order_id == order.id.as_str()).collect();
             for message in effects_off(order, &entries, &payments, &records, &deductions) {
