@@ -27,6 +27,7 @@ mod crm;
 mod delivery;
 mod events;
 mod examples;
+mod freight;
 mod identity;
 mod identity_card;
 mod input;

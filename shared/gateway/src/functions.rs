@@ -17,6 +17,7 @@ pub fn functions() -> Vec<Function> {
         get_user_points::function(),
         add_points::function(),
         stock::function(),
+        freight::function(),
         delete_product::function(),
         prepaid::function(),
         add_prestore::function(),

@@ -29,6 +29,7 @@ definitions![
     "customerAddresses",
     "customerMergeHistory",
     "customers",
+    "freightTemplates",
     "identities",
     "leases",
     "ledger",

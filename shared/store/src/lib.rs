@@ -17,6 +17,7 @@ pub mod crashpoint;
 pub mod customers;
 pub mod date;
 pub mod error;
+pub mod freight;
 pub mod identities;
 pub mod inventory;
 pub mod leases;

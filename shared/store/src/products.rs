@@ -2,7 +2,7 @@
 
 use bson::{Document, doc};
 use chrono::{DateTime, Utc};
-use domain::{Fen, OrderId, ProductId, SkuId};
+use domain::{Fen, OrderId, ProductId, SkuId, TemplateId};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,12 @@ pub struct Product {
     pub coin_price: i64,
     #[serde(default)]
     pub grants_coin: bool,
+    /// What sends it; none: sent for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freight_template_id: Option<TemplateId>,
+    /// Grams of one piece.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub weight_g: i64,
     #[serde(with = "date")]
     pub created_at: DateTime<Utc>,
     #[serde(default)]
