@@ -46,7 +46,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     for line in &report.drift {
         say(format_args!("drift: {line}"))?;
     }
-    if report.is_clean() {
+    if report.made_searchable > 0 {
+        say(format_args!("search: {} products made searchable", report.made_searchable))?;
+    }
+    if report.is_clean() && report.made_searchable == 0 {
         say("nothing to do: the database is as collections/ says")?;
         return Ok(ExitCode::SUCCESS);
     }
