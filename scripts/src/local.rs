@@ -122,6 +122,7 @@ pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
             serial_no: keys::MERCHANT_SERIAL.to_owned(),
             private_key: keys::MERCHANT_PRIVATE_KEY.into(),
             api_v3_key: keys::API_V3_KEY.into(),
+            api_v2_key: Some(keys::API_V2_KEY.into()),
             // Both ways in which WeChat Pay may sign: with its public key, or with a platform certificate.
             platform_keys: vec![
                 PlatformKey {

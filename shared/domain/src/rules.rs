@@ -11,6 +11,10 @@ pub struct ShopRules {
     pub point_value_fen: i64,
     /// Minutes until an unpaid order closes.
     pub order_expire_minutes: i64,
+    /// Days after its completion in which a buyer may still ask for a refund of an order.
+    pub refund_days: i64,
+    /// Whether the coupon of an order that is refunded as a whole before it is shipped can be used again.
+    pub coupon_return: bool,
     /// Which events people are told by message.
     pub tells: Tells,
     /// Whether shipments of what was paid through WeChat are reported to it.
@@ -23,6 +27,8 @@ impl Default for ShopRules {
             points_earn_fen: 10_000,
             point_value_fen: 100,
             order_expire_minutes: 30,
+            refund_days: 15,
+            coupon_return: true,
             tells: Tells::default(),
             shipping_reports: true,
         }

@@ -13,6 +13,7 @@ use store::verify::CodeKey;
 use store::{CommandKey, Store};
 use tokio::sync::Semaphore;
 use wechat::crypto::{ApiV3Key, MerchantKey, PlatformKeys};
+use wechat::pay::legacy::ApiV2Key;
 
 use crate::caller::Caller;
 use crate::clock::Clock;
@@ -33,6 +34,7 @@ pub struct App {
     pub clock: Clock,
     store: Store,
     pay: Option<wechat::pay::Client>,
+    api_v2_key: Option<ApiV2Key>,
     open_api: Option<wechat::open::Client>,
     sms: Option<TencentSms>,
     drand: Option<drand::Client>,
@@ -66,6 +68,9 @@ impl App {
         };
         let store = Store::new(store);
         let pay = config.pay.as_ref().map(|pay| pay_client(pay, &clock)).transpose()?;
+        let api_v2_key = config.pay.as_ref().and_then(|pay| pay.api_v2_key.as_ref());
+        let api_v2_key = api_v2_key.map(|key| ApiV2Key::new(key.expose())).transpose();
+        let api_v2_key = api_v2_key.map_err(unusable("WXPAY_API_V2_KEY"))?;
         let open_api = config.open_api.as_ref().map(|open| open_client(open, &clock, &store)).transpose()?;
         let sms = config.sms.as_ref().map(|sms| sms_client(sms, &clock)).transpose()?;
         let drand = config.drand.as_ref().map(drand_client).transpose()?;
@@ -81,6 +86,7 @@ impl App {
             clock,
             store,
             pay,
+            api_v2_key,
             open_api,
             sms,
             drand,
@@ -104,6 +110,11 @@ impl App {
         self.pay
             .as_ref()
             .ok_or_else(|| Failure::invariant("WeChat Pay is not configured: the function must declare Need::Pay"))
+    }
+
+    /// What opens the notices of APIv2, where the shop has it.
+    pub fn api_v2_key(&self) -> Option<&ApiV2Key> {
+        self.api_v2_key.as_ref()
     }
 
     /// The mini-program's client; a function that uses it declares [`crate::Need::OpenApi`].

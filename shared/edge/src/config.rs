@@ -38,6 +38,8 @@ pub mod local {
     pub const WECHAT_SECRET: &str = "local-wechat-secret";
     /// The simulated merchant's APIv3 key.
     pub const WXPAY_API_V3_KEY: &str = "local-apiv3-key-0123456789abcdef";
+    /// The simulated merchant's APIv2 key.
+    pub const WXPAY_API_V2_KEY: &str = "local-apiv2-key-0123456789abcdef";
 
     /// Key id of the simulated SMS service.
     pub const SMS_SECRET_ID: &str = "local-sms-id";
@@ -76,6 +78,7 @@ pub mod local {
         WECHAT_APPID,
         WECHAT_SECRET,
         WXPAY_API_V3_KEY,
+        WXPAY_API_V2_KEY,
         SMS_SECRET_ID,
         SMS_SECRET_KEY,
         SMS_APP_ID,
@@ -201,6 +204,8 @@ pub struct PayConfig {
     /// PEM of the merchant's RSA key.
     pub private_key: Secret,
     pub api_v3_key: Secret,
+    /// Opens the XML notices of refunds that somebody makes in the merchant portal. Without it they are refused.
+    pub api_v2_key: Option<Secret>,
     /// Keys that WeChat Pay signs with.
     pub platform_keys: Vec<PlatformKey>,
     pub notify_url: String,
@@ -290,6 +295,7 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
     (Some(Need::Pay), "WXPAY_SERIAL_NO", "serial number of the merchant certificate"),
     (Some(Need::Pay), "WXPAY_PRIVATE_KEY", r"PEM of the merchant key, \n escapes accepted, or its base64 alone"),
     (Some(Need::Pay), "WXPAY_API_V3_KEY", "APIv3 key, 32 bytes"),
+    (None, "WXPAY_API_V2_KEY", "APIv2 key, 32 bytes; for the notices of refunds made in the merchant portal"),
     (
         Some(Need::Pay),
         "WXPAY_PUBLIC_KEYS",
@@ -328,6 +334,12 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
     (None, "POINTS_EARN_FEN", "net fen that earn one point, default 10000"),
     (None, "POINT_VALUE_FEN", "fen one point is worth at checkout, default 100"),
     (None, "ORDER_EXPIRE_MINUTES", "minutes until an unpaid order closes, default 30"),
+    (None, "REFUND_DAYS", "days after its completion in which a buyer may ask for a refund, default 15"),
+    (
+        None,
+        "COUPON_RETURN",
+        "off = a coupon stays used when its order is refunded as a whole before shipping; default on",
+    ),
     (None, "MAX_CONCURRENCY", "calls at once per process, default 100"),
     (None, "LOG_LEVEL", "error, warn, info, debug or trace; default info"),
     (None, "PORT", "port of the HTTP host, default 9000"),
@@ -420,6 +432,8 @@ impl Reader<'_> {
                 points_earn_fen: self.number("POINTS_EARN_FEN", 1, 100_000_000, rules.points_earn_fen),
                 point_value_fen: self.number("POINT_VALUE_FEN", 1, 1_000_000, rules.point_value_fen),
                 order_expire_minutes: self.number("ORDER_EXPIRE_MINUTES", 1, 43_200, rules.order_expire_minutes),
+                refund_days: self.number("REFUND_DAYS", 0, 365, rules.refund_days),
+                coupon_return: self.on_unless_off("COUPON_RETURN"),
                 // From the templates and the names told, when the process is put together.
                 tells: rules.tells,
                 shipping_reports: self.on_unless_off("WECHAT_SHIPPING_REPORT"),
@@ -519,6 +533,13 @@ impl Reader<'_> {
         if !api_v3_key.is_empty() && api_v3_key.len() != 32 {
             self.problem("WXPAY_API_V3_KEY", "must be exactly 32 bytes");
         }
+        let api_v2_key = self.get("WXPAY_API_V2_KEY");
+        if let Some(key) = &api_v2_key {
+            self.not_local("WXPAY_API_V2_KEY", key);
+            if key.len() != 32 {
+                self.problem("WXPAY_API_V2_KEY", "must be exactly 32 bytes");
+            }
+        }
         let how = r#"a JSON list [{"serial":"PUB_KEY_ID_…","pem":"-----BEGIN PUBLIC KEY-----…"}]"#;
         let mut platform_keys: Vec<PlatformKey> = self.list("WXPAY_PUBLIC_KEYS", true, how);
         for key in &mut platform_keys {
@@ -536,6 +557,7 @@ impl Reader<'_> {
             serial_no: self.required("WXPAY_SERIAL_NO", "the serial number of the merchant certificate"),
             private_key: Secret::new(private_key),
             api_v3_key: Secret::new(api_v3_key),
+            api_v2_key: api_v2_key.map(Secret::new),
             platform_keys,
             notify_url,
         }

@@ -102,6 +102,7 @@ pub struct RawRequest {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawReply {
     pub status: u16,
+    /// A text goes out as XML, as it is; anything else as JSON.
     pub body: Option<Value>,
 }
 

@@ -18,7 +18,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -109,13 +109,16 @@ pub async fn read_body(mut body: Body) -> Result<Bytes, Refusal> {
 /// An answer as an HTTP response, with the trace id in `x-request-id`.
 pub fn http_response(answer: Answer) -> Response {
     let Answer { status, body, trace_id } = answer;
-    let has_body = body.is_some();
-    let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+    let (kind, body) = match body {
+        None => (None, Body::empty()),
+        Some(Value::String(xml)) => (Some("text/xml; charset=utf-8"), Body::from(xml)),
+        Some(json) => (Some("application/json"), Body::from(json.to_string())),
+    };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
-    if has_body {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(kind) = kind {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     }
     if let Ok(trace_id) = HeaderValue::try_from(trace_id) {
         headers.insert("x-request-id", trace_id);
