@@ -123,6 +123,7 @@ async fn find_or_create(
             balance: Fen::ZERO,
             carry_fen: Fen::ZERO,
             coins_owed: 0,
+            points_owed: 0,
             customer_id: None,
             default_address_id: None,
             is_verified: false,

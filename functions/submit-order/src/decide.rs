@@ -60,13 +60,17 @@ pub(crate) fn decide(
         shipping: None,
         closed_at: None,
         close_reason: None,
+        completed_at: None,
         points_earned: Points::ZERO,
+        points_earn_fen: None,
         coins_used: 0,
         coins_earned: 0,
         qualification_id: right.map(|r| r.id.clone()),
         user_coupon_id: wish.user_coupon_id.clone(),
         payment_attempts: 0,
         stock_release: Vec::new(),
+        refund_revision: 0,
+        refund_state: None,
         price_proof: Some(proof),
     };
     Ok(Decision { order, tender, right: right.cloned() })

@@ -193,6 +193,9 @@ pub(crate) fn refund_reason(kind: ExceptionKind) -> &'static str {
         ExceptionKind::UnknownPayment
         | ExceptionKind::WrongCurrency
         | ExceptionKind::WrongAppid
-        | ExceptionKind::WrongMchid => "付款未能用于订单",
+        | ExceptionKind::WrongMchid
+        | ExceptionKind::PortalRefund
+        | ExceptionKind::RefundAmount
+        | ExceptionKind::RefundedTwice => "付款未能用于订单",
     }
 }

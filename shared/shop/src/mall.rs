@@ -159,13 +159,17 @@ fn decide(
         shipping: None,
         closed_at: None,
         close_reason: None,
+        completed_at: None,
         points_earned: Points::ZERO,
+        points_earn_fen: None,
         coins_used,
         coins_earned: 0,
         qualification_id: None,
         user_coupon_id: None,
         payment_attempts: 0,
         stock_release: Vec::new(),
+        refund_revision: 0,
+        refund_state: None,
         price_proof: None,
     })
 }

@@ -94,6 +94,7 @@ pub async fn make(making: &Making<'_>) -> Result<Option<Value>, Failure> {
                 if order.status == OrderStatus::Paid {
                     let earned = book_effects(tx, &order, rules, now).await?;
                     (order.points_earned, order.coins_earned) = (earned.points, earned.coins);
+                    order.points_earn_fen = Some(earned.points_earn_fen);
                 }
                 tx.insert_order(&order).await?;
                 if let Some(key) = key {

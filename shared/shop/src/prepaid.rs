@@ -86,6 +86,7 @@ async fn plan(tx: &mut Tx, deduct: &Deduct<'_>, entry_id: &str, now: DateTime<Ut
         total_amount: deduct.amount,
         deducted_amount: taken,
         details,
+        refunds: Vec::new(),
         status: DeductionStatus::Deducted,
         entry_id: entry_id.to_owned(),
         created_at: now,

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use domain::{Code, Failure, Fen, OrderId, OrderStatus, OrderType, Points, ShopRules};
 use store::book::{self, Entry, Posting};
 use store::members::{PointsLog, StockRecord};
-use store::orders::Order;
+use store::orders::{Earned, Order};
 use store::outbox::OutboxItem;
 use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException, PaymentStatus};
 use store::{Error, Store, Tx, crashpoint, stock};
@@ -197,17 +197,10 @@ pub async fn book_settlement(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let earned = book_effects(tx, order, rules, now).await?;
-    if !tx.mark_order_paid(&order.id, transaction_id, earned.points, earned.coins, now).await? {
+    if !tx.mark_order_paid(&order.id, transaction_id, earned, now).await? {
         return Err(Error::Invariant(format!("order {} left pendingPayment while it was settled", order.id)));
     }
     Ok(())
-}
-
-/// What a paid order earned its buyer.
-#[derive(Clone, Copy, Debug)]
-pub struct Earned {
-    pub points: Points,
-    pub coins: i64,
 }
 
 /// Books the effects of a paid order and returns what it earned. For an order that is inserted as paid.
@@ -236,7 +229,8 @@ pub async fn book_effects(tx: &mut Tx, order: &Order, rules: &ShopRules, now: Da
         tx.use_user_coupon(coupon, &order.id, now).await?;
     }
     tx.insert_stock_records(&stock_records(order, "out", &entry.id, now)).await?;
-    Ok(Earned { points: earned.points, coins: coins::earned_by(order) })
+    let (points, coins) = (earned.points, coins::earned_by(order));
+    Ok(Earned { points, points_earn_fen: rules.points_earn_fen, coins })
 }
 
 fn settle_entry(order: &Order, carry: Fen, earned: domain::points::Earned, now: DateTime<Utc>) -> Entry {

@@ -5,6 +5,7 @@ use domain::{Logistics, OrderStatus, OrderType, PaymentMethod, Yuan};
 use serde::Serialize;
 use store::orders::{Address, Order, OrderItem, Shipping};
 use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException, PaymentStatus};
+use store::refunds::RefundState;
 
 /// ISO 8601 with milliseconds and `Z`.
 pub fn iso(at: DateTime<Utc>) -> String {
@@ -113,6 +114,8 @@ pub struct OrderView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shipping: Option<ShippingView>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub refund_state: Option<RefundState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close_reason: Option<String>,
@@ -147,6 +150,7 @@ impl From<&Order> for OrderView {
             paid_at: order.paid_at.map(iso),
             transaction_id: order.transaction_id.clone(),
             shipping: order.shipping.as_ref().map(ShippingView::from),
+            refund_state: order.refund_state,
             closed_at: order.closed_at.map(iso),
             close_reason: order.close_reason.clone(),
         }
@@ -195,6 +199,8 @@ pub struct ExceptionView {
 impl From<&PaymentException> for ExceptionView {
     fn from(exception: &PaymentException) -> Self {
         let message = match exception.status {
+            _ if exception.kind == ExceptionKind::PortalRefund => "商家已为这笔付款办理退款",
+            _ if exception.kind.is_refund() => "这笔退款商家正在核实",
             ExceptionStatus::Refunding => "这笔付款未能用于订单，正在原路退回",
             ExceptionStatus::Refunded => "这笔付款未能用于订单，已原路退回",
             ExceptionStatus::RefundFailed => "这笔付款未能用于订单，退款遇到问题，商家正在处理",

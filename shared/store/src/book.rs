@@ -42,6 +42,12 @@ pub const COINS_SPENT: &str = "@coinsSpent";
 pub const COINS_EXPIRED: &str = "@coinsExpired";
 /// The other side of coins that members owe (coins).
 pub const COINS_OWED: &str = "@coinsOwed";
+/// Money that goes back to buyers through WeChat Pay and is not back yet (fen).
+pub const REFUNDS: &str = "@refunds";
+/// Money that staff gave back outside of WeChat Pay (fen).
+pub const ELSEWHERE: &str = "@elsewhere";
+/// The other side of points that members owe (points).
+pub const POINTS_OWED: &str = "@pointsOwed";
 /// Pieces held for winners of a draw who have not bought yet (stock).
 pub const QUALIFIED: &str = "@qualified";
 /// The other side of pieces that came in, went out or were counted by hand (stock).

@@ -51,6 +51,7 @@ definitions![
     "quotes",
     "rateLimits",
     "records",
+    "refunds",
     "requests",
     "shopProducts",
     "staff",

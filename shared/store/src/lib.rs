@@ -32,6 +32,7 @@ pub mod prepaid;
 pub mod products;
 pub mod qualifications;
 pub mod quotes;
+pub mod refunds;
 pub mod reminders;
 pub mod requests;
 pub mod rotation;

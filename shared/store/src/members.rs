@@ -34,6 +34,9 @@ pub struct Member {
     /// Coins of refunded orders that were spent before they could be taken back.
     #[serde(default, deserialize_with = "domain::money::whole")]
     pub coins_owed: i64,
+    /// Points that refunded orders had earned and that were spent before they could be taken back.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub points_owed: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_id: Option<CustomerId>,
     /// The address that orders go to unless another is chosen. It may be gone: who reads it looks.
@@ -189,6 +192,13 @@ impl Store {
 impl Tx {
     pub async fn member(&mut self, id: &UserId) -> Result<Option<Member>, Error> {
         self.find_by_id("member_user", id.as_str()).await
+    }
+
+    /// Makes sure that a member has the field of the points that they owe; members from before it lack it.
+    pub async fn open_points_owed(&mut self, user: &UserId) -> Result<(), Error> {
+        let missing = doc! { "_id": user.as_str(), "pointsOwed": { "$exists": false } };
+        self.update("member_user", missing, doc! { "$set": { "pointsOwed": 0i64 } }).await?;
+        Ok(())
     }
 
     pub async fn points_log(&mut self, id: &str) -> Result<Option<PointsLog>, Error> {

@@ -12,6 +12,7 @@ use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::page::{Page, PageRequest, Row};
+use crate::refunds::RefundState;
 use crate::{Error, Store, Tx, date};
 
 /// Where the goods go.
@@ -174,8 +175,14 @@ pub struct Order {
     pub closed_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub close_reason: Option<String>,
+    /// When the buyer had it, or was silent for long enough.
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<DateTime<Utc>>,
     #[serde(default)]
     pub points_earned: Points,
+    /// Fen that earned one of them: a refund takes them back at the same rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points_earn_fen: Option<i64>,
     /// Coins that a points-mall order cost.
     #[serde(default, deserialize_with = "domain::money::whole")]
     pub coins_used: i64,
@@ -194,6 +201,11 @@ pub struct Order {
     /// Products whose pieces still have to go back to the shelf.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stock_release: Vec<ProductId>,
+    /// Grows by one with each change of its refunds: refunds and shipping meet in it.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub refund_revision: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_state: Option<RefundState>,
     /// What its price follows from, with each line's share of every tender. Orders made before it was kept have none, and those
     /// of the points mall, which cost no money.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -244,6 +256,15 @@ impl Order {
     pub fn shelf_products(&self) -> Vec<ProductId> {
         if self.qualification_id.is_some() { Vec::new() } else { self.products() }
     }
+}
+
+/// What a paid order earned its buyer.
+#[derive(Clone, Copy, Debug)]
+pub struct Earned {
+    pub points: Points,
+    /// Fen that earned one of them.
+    pub points_earn_fen: i64,
+    pub coins: i64,
 }
 
 impl Row for Order {
@@ -312,13 +333,12 @@ impl Tx {
         &mut self,
         id: &OrderId,
         transaction_id: Option<&str>,
-        points_earned: Points,
-        coins_earned: i64,
+        earned: Earned,
         now: DateTime<Utc>,
     ) -> Result<bool, Error> {
         let mut set = doc! {
             "status": OrderStatus::Paid.as_str(), "paidAt": date::bson(now),
-            "pointsEarned": points_earned.get(), "coinsEarned": coins_earned,
+            "pointsEarned": earned.points.get(), "coinsEarned": earned.coins, "pointsEarnFen": earned.points_earn_fen,
         };
         if let Some(transaction_id) = transaction_id {
             set.insert("transactionId", transaction_id);

@@ -78,7 +78,7 @@ pub struct Payment {
     pub queries: i64,
 }
 
-/// Why a payment could not be settled.
+/// Why money does not fit: a payment could not be settled, or a refund was not asked for so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExceptionKind {
     #[serde(rename = "unknownPayment")]
@@ -95,6 +95,22 @@ pub enum ExceptionKind {
     PaidAfterClose,
     #[serde(rename = "paidTwice")]
     PaidTwice,
+    /// A refund that somebody made in the merchant portal.
+    #[serde(rename = "portalRefund")]
+    PortalRefund,
+    /// WeChat gave back another amount than a refund of ours asked for.
+    #[serde(rename = "refundAmount")]
+    RefundAmount,
+    /// WeChat gave money back that had gone back another way.
+    #[serde(rename = "refundedTwice")]
+    RefundedTwice,
+}
+
+impl ExceptionKind {
+    /// Whether money went back rather than came in.
+    pub fn is_refund(self) -> bool {
+        matches!(self, Self::PortalRefund | Self::RefundAmount | Self::RefundedTwice)
+    }
 }
 
 /// `paymentExceptions.status`.
@@ -128,7 +144,7 @@ impl ExceptionStatus {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentException {
-    /// `{outTradeNo}:{transactionId}`
+    /// `{outTradeNo}:{transactionId}` of a payment, [`PaymentException::refund_key`] of a refund.
     #[serde(rename = "_id")]
     pub id: String,
     pub kind: ExceptionKind,
@@ -136,7 +152,7 @@ pub struct PaymentException {
     pub transaction_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_id: Option<OrderId>,
-    /// What WeChat said was paid.
+    /// What WeChat said was paid, or given back.
     pub amount: Fen,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_amount: Option<Fen>,
@@ -149,6 +165,13 @@ pub struct PaymentException {
     pub created_at: DateTime<Utc>,
     #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
     pub resolved_at: Option<DateTime<Utc>>,
+}
+
+impl PaymentException {
+    /// The key of a refund that does not fit, and of its entry in the book.
+    pub fn refund_key(out_refund_no: &str) -> String {
+        format!("refund:{out_refund_no}:exception")
+    }
 }
 
 impl Store {

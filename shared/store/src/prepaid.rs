@@ -109,6 +109,28 @@ pub struct DeductionDetail {
     pub after: i64,
 }
 
+/// What one record got back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredDetail {
+    pub record_id: String,
+    #[serde(deserialize_with = "domain::money::whole")]
+    pub amount: i64,
+}
+
+/// What a refund of the order gave back of a deduction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeductionRefund {
+    pub refund_id: String,
+    #[serde(deserialize_with = "domain::money::whole")]
+    pub amount: i64,
+    pub details: Vec<RestoredDetail>,
+    pub entry_id: String,
+    #[serde(with = "date")]
+    pub at: DateTime<Utc>,
+}
+
 /// What an order took from a customer's records of one type (and product).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -128,6 +150,9 @@ pub struct PrepaidDeduction {
     #[serde(deserialize_with = "domain::money::whole")]
     pub deducted_amount: i64,
     pub details: Vec<DeductionDetail>,
+    /// What refunds of the order gave back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refunds: Vec<DeductionRefund>,
     pub status: DeductionStatus,
     pub entry_id: String,
     #[serde(with = "date")]
@@ -141,6 +166,11 @@ impl PrepaidDeduction {
     pub fn key(order_id: &str, prepaid_type: PrepaidType, product: Option<&ProductId>) -> String {
         let product = product.map_or_else(String::new, |p| format!("|{p}"));
         format!("{order_id}|{}{product}", prepaid_type.as_str())
+    }
+
+    /// What refunds of the order gave back: fen or pieces.
+    pub fn refunded(&self) -> i64 {
+        self.refunds.iter().fold(0i64, |sum, refund| sum.saturating_add(refund.amount))
     }
 }
 
@@ -243,6 +273,30 @@ impl Tx {
 
     pub async fn insert_prepaid_deduction(&mut self, deduction: &PrepaidDeduction) -> Result<(), Error> {
         self.insert("prepaidDeductions", deduction).await
+    }
+
+    /// What one of our orders took.
+    pub async fn deductions_of(&mut self, order_id: &str) -> Result<Vec<PrepaidDeduction>, Error> {
+        self.find("prepaidDeductions", doc! { "orderId": order_id }).await
+    }
+
+    /// Adds what a refund gives back; the row is restored once nothing is left. It must be as it was read.
+    pub async fn refund_deduction(
+        &mut self,
+        row: &PrepaidDeduction,
+        refund: &DeductionRefund,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let back = row.refunded().saturating_add(refund.amount);
+        let mut change = doc! { "$push": { "refunds": bson::serialize_to_bson(refund)? } };
+        if back >= row.deducted_amount {
+            change.insert("$set", doc! { "status": "restored", "restoredAt": date::bson(now) });
+        }
+        let guard = doc! { "_id": &row.id, "status": "deducted", "refunds.refundId": { "$ne": &refund.refund_id } };
+        if back <= row.deducted_amount && self.update("prepaidDeductions", guard, change).await? {
+            return Ok(());
+        }
+        Err(Error::Invariant(format!("deduction {} cannot give back {}", row.id, refund.amount)))
     }
 
     /// `deducted → restored` for every row of an order; returns how many.

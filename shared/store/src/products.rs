@@ -108,6 +108,9 @@ pub struct Product {
     /// The orders whose pieces the newest batch gave back.
     #[serde(default)]
     pub last_released: Vec<OrderId>,
+    /// The refunds whose pieces the newest batch gave back.
+    #[serde(default)]
+    pub last_refunded: Vec<String>,
 }
 
 impl Product {

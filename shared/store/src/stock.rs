@@ -8,19 +8,22 @@
 //! *Release*: the closing transaction books the reversal and notes the product in the order's `stockRelease`. The pieces go back
 //! in batches, one guarded update per product: it adds the pieces of all waiting orders, names them in `lastReleased` and raises
 //! `releaseVersion`, which guards it. Whoever makes the next batch first clears the note of the orders in `lastReleased`; so each
-//! order's pieces go back exactly once, whoever is killed or frozen where.
+//! order's pieces go back exactly once, whoever is killed or frozen where. Pieces of refunds go back in the same batches, with
+//! `stockRelease` of the refund and `lastRefunded` of the product.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Document, doc};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Code, OrderId, ProductId, Refusal, SkuId};
 use futures_util::TryStreamExt;
 use mongodb::options::{Hint, UpdateModifications, WriteConcern};
+use serde::Deserialize;
 
 use crate::book::{Entry, Posting, RESERVED};
 use crate::orders::Order;
 use crate::products::{MarkerItem, Product, StockMarker};
+use crate::refunds::Refund;
 use crate::{Error, Store, crashpoint, date, tx};
 
 /// What an order wants of one product.
@@ -242,40 +245,42 @@ impl Store {
         Ok(settled)
     }
 
-    /// Puts the pieces of closed orders back on the shelf of one product; returns how many orders' pieces went back.
+    /// Puts the pieces of closed orders and of refunds back on the shelf of one product; returns of how many.
     pub async fn release_stock(&self, product_id: &ProductId) -> Result<u64, Error> {
         let orders = self.collection::<Order>("orders").await?;
+        let refunds = self.collection::<Refund>("refunds").await?;
+        let noted = doc! { "stockRelease": product_id.as_str() };
         let mut released = 0u64;
         for attempt in 0..200 {
             let Some(product) = self.product(product_id).await? else { return Ok(released) };
-            if !product.last_released.is_empty() {
-                let ids: Vec<&str> = product.last_released.iter().map(OrderId::as_str).collect();
-                orders
-                    .update_many(
-                        doc! { "_id": { "$in": ids }, "stockRelease": product_id.as_str() },
-                        doc! { "$pull": { "stockRelease": product_id.as_str() } },
-                    )
-                    .await?;
-            }
+            let last: Vec<&str> = product.last_released.iter().map(OrderId::as_str).collect();
+            self.clear_release("orders", &last, product_id).await?;
+            let last: Vec<&str> = product.last_refunded.iter().map(String::as_str).collect();
+            self.clear_release("refunds", &last, product_id).await?;
             crashpoint("release.cleared").await;
-            let waiting: Vec<Order> =
-                orders.find(doc! { "stockRelease": product_id.as_str() }).limit(100).await?.try_collect().await?;
-            if waiting.is_empty() {
+            let waiting: Vec<Order> = orders.find(noted.clone()).limit(100).await?.try_collect().await?;
+            let refunded: Vec<Refund> = refunds.find(noted.clone()).limit(100).await?.try_collect().await?;
+            let count = waiting.len().saturating_add(refunded.len());
+            if count == 0 {
                 return Ok(released);
             }
-            let lines = waiting.iter().flat_map(|o| &o.items).filter(|l| l.product_id == *product_id);
-            let pieces = wants(lines.map(|l| (l.product_id.clone(), l.sku_id.clone(), l.quantity)));
+            let closed = waiting.iter().flat_map(|o| &o.items).map(|l| (&l.product_id, &l.sku_id, l.quantity));
+            let given = refunded.iter().flat_map(|r| &r.items).map(|l| (&l.product_id, &l.sku_id, l.quantity));
+            let lines = closed.chain(given).filter(|(product, _, _)| *product == product_id);
+            let pieces = wants(lines.map(|(product, sku, quantity)| (product.clone(), sku.clone(), quantity)));
             let items = pieces.into_iter().next().map(|w| w.items).unwrap_or_default();
             let Move { inc, array_filters, .. } = stock_move(&items, 1);
             let mut inc = inc;
             inc.insert("releaseVersion", 1i64);
             let ids: Vec<&str> = waiting.iter().map(|o| o.id.as_str()).collect();
+            let refund_ids: Vec<&str> = refunded.iter().map(|r| r.id.as_str()).collect();
             let mut guard = doc! { "_id": product_id.as_str(), "releaseVersion": product.release_version };
             if product.release_version == 0 {
                 guard.insert("releaseVersion", doc! { "$in": [0i64, bson::Bson::Null] });
             }
-            if self.update_stock(guard, doc! { "$inc": inc, "$set": { "lastReleased": ids } }, array_filters).await? {
-                released = released.saturating_add(u64::try_from(waiting.len()).unwrap_or(0));
+            let change = doc! { "$inc": inc, "$set": { "lastReleased": ids, "lastRefunded": refund_ids } };
+            if self.update_stock(guard, change, array_filters).await? {
+                released = released.saturating_add(u64::try_from(count).unwrap_or(0));
                 crashpoint("release.applied").await;
             } else {
                 tokio::time::sleep(tx::backoff(attempt.min(5))).await;
@@ -284,24 +289,41 @@ impl Store {
         Ok(released)
     }
 
-    /// Releases whatever closed orders still hold, for the sweeper; returns how many orders' pieces went back.
+    /// Clears the note of those whose pieces the newest batch gave back.
+    async fn clear_release(&self, collection: &str, ids: &[&str], product: &ProductId) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let documents = self.collection::<Document>(collection).await?;
+        let noted = doc! { "_id": { "$in": ids }, "stockRelease": product.as_str() };
+        documents.update_many(noted, doc! { "$pull": { "stockRelease": product.as_str() } }).await?;
+        Ok(())
+    }
+
+    /// Releases whatever closed orders and refunds still hold, for the sweeper; returns of how many.
     pub async fn release_all_stock(&self) -> Result<u64, Error> {
-        let orders = self.collection::<Order>("orders").await?;
-        let waiting: Vec<Order> = orders
-            .find(doc! { "stockRelease": { "$gt": "" } })
-            .hint(Hint::Name("stockRelease".to_owned()))
-            .limit(500)
-            .await?
-            .try_collect()
-            .await?;
-        let products: std::collections::BTreeSet<ProductId> =
-            waiting.into_iter().flat_map(|o| o.stock_release).collect();
+        let mut products: BTreeSet<ProductId> = BTreeSet::new();
+        for collection in ["orders", "refunds"] {
+            let documents = self.collection::<Releasing>(collection).await?;
+            let find = documents.find(doc! { "stockRelease": { "$gt": "" } });
+            let find = find.hint(Hint::Name("stockRelease".to_owned())).projection(doc! { "stockRelease": 1 });
+            let waiting: Vec<Releasing> = find.limit(500).await?.try_collect().await?;
+            products.extend(waiting.into_iter().flat_map(|one| one.stock_release));
+        }
         let mut released = 0u64;
         for product in products {
             released = released.saturating_add(self.release_stock(&product).await?);
         }
         Ok(released)
     }
+}
+
+/// A document with products whose pieces still have to go back.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Releasing {
+    #[serde(default)]
+    stock_release: Vec<ProductId>,
 }
 
 #[cfg(test)]

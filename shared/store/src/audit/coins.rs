@@ -107,7 +107,7 @@ fn kind_of(lot: &CoinLot, entry: &Entry) -> Result<Option<CoinRecordType>, ()> {
         Ok(Some(CoinRecordType::Earn))
     } else if of_order("tender") {
         Ok(Some(CoinRecordType::Spend))
-    } else if of_order("tender-reversal") {
+    } else if of_order("tender-reversal") || of_refund(entry) {
         Ok(Some(CoinRecordType::Return))
     } else if (1..=lot.sweeps).any(|n| id == expire_key(&lot.id, n)) {
         Ok(Some(CoinRecordType::Expire))
@@ -116,6 +116,12 @@ fn kind_of(lot: &CoinLot, entry: &Entry) -> Result<Option<CoinRecordType>, ()> {
     } else {
         Err(())
     }
+}
+
+/// Whether an entry gives back what is ours of a refund of its order.
+fn of_refund(entry: &Entry) -> bool {
+    let order = entry.order_id.as_ref();
+    order.is_some_and(|order| entry.id.starts_with(&format!("afterSale:{order}-R")) && entry.id.ends_with(":back"))
 }
 
 /// What does not fit in a lot.

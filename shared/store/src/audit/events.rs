@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use bson::{Bson, Document, doc};
+use domain::machine::refund::State;
 use domain::{OrderStatus, OrderType};
 use futures_util::TryStreamExt;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::orders::Order;
 use crate::outbox::OutboxItem;
 use crate::payments::{ExceptionStatus, PaymentException};
 use crate::qualifications::Qualification;
+use crate::refunds::Refund;
 use crate::{Error, date};
 
 /// What an item of the outbox is about.
@@ -64,6 +66,7 @@ impl<'a> Cause<'a> {
 struct Causes {
     orders: HashMap<String, Order>,
     exceptions: Vec<PaymentException>,
+    refunds: Vec<Refund>,
     lots: Vec<CoinLot>,
     tickets: HashMap<String, Ticket>,
     rights: HashMap<String, Qualification>,
@@ -124,6 +127,7 @@ impl Audit<'_> {
         let rights: Vec<Qualification> = self.matching("lotteryQualifications", "_id", rights).await?;
         Ok(Causes {
             orders: orders.into_iter().map(|o| (o.id.as_str().to_owned(), o)).collect(),
+            refunds: self.matching("refunds", "_id", refunds.clone()).await?,
             exceptions: self.matching("paymentExceptions", "outRefundNo", refunds).await?,
             lots: self.lots_of(users, items).await?,
             tickets: tickets.into_iter().map(|t| (t.id.clone(), t)).collect(),
@@ -178,7 +182,11 @@ fn cause_off(item: &OutboxItem, cause: Cause<'_>, causes: &Causes) -> Option<&'s
                     && e.status == ExceptionStatus::Refunded
                     && e.order_id == item.order_id
             });
-            (back, "it tells of a refund that nobody got")
+            let after_sale = causes
+                .refunds
+                .iter()
+                .any(|r| r.id == refund && r.status == State::Refunded && Some(&r.order_id) == item.order_id.as_ref());
+            (back || after_sale, "it tells of a refund that nobody got")
         }
         Cause::Coins { user } => {
             let held = causes.lots.iter().any(|lot| {

@@ -15,6 +15,7 @@
 //! | `prepaid` | each deduction's details add up and are what the book took; it was given back or not, as the book says |
 //! | `coins` | each lot: granted = spent − returned + expired + revoked + remaining; nothing is spent at or after its expiry or written off before; each move has its row; what is owed was spent |
 //! | `coupon` | a definition counts what is handed out of it, within its total; a coupon is locked or used exactly by the order that names it and is priced by its terms |
+//! | `refund` | standing refunds stay within what each line was paid with; what is ours went back exactly once and as the refund says; WeChat's part is in the book exactly if WeChat said SUCCESS or staff gave it another way; a number is replaced only after CLOSED; the order's `refundState` and `refundRevision` are those of its refunds |
 //! | `link` | one customer and one user at most belong to each other, and the customer's prepaid records know it |
 //! | `identity` | a member is verified if and only if a sealed identity is stored; one number, one user; no number can be read there, at members, customers or in `accessLogs`; who waits for goods of the points mall is verified |
 //! | `seal` | every sealed day has the entries it was sealed with, and the days form one chain without gaps |
@@ -33,6 +34,7 @@ mod draws;
 mod events;
 mod identities;
 mod messages;
+mod refunds;
 mod rights;
 mod rules;
 mod seals;
@@ -43,6 +45,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bson::{Bson, Document, doc};
 use chrono::{DateTime, Utc};
 use domain::OrderId;
+use domain::machine::refund::State;
 use futures_util::TryStreamExt;
 use mongodb::options::{CollectionOptions, Hint, ReadConcern};
 use mongodb::{ClientSession, Collection};
@@ -58,6 +61,7 @@ use crate::outbox::{OutboxItem, OutboxStatus};
 use crate::payments::{ExceptionStatus, Payment, PaymentException};
 use crate::prepaid::{LinkStatus, PrepaidChange, PrepaidDeduction, PrepaidRecord};
 use crate::products::Product;
+use crate::refunds::Refund;
 use crate::stock::reserve_key;
 use crate::{Error, Store};
 use rules::{
@@ -87,6 +91,9 @@ const SYSTEM_ACCOUNTS: &[(&str, &str)] = &[
     (book::COINS_EXPIRED, "coins"),
     (book::COINS_OWED, "coins"),
     (book::QUALIFIED, "stock"),
+    (book::REFUNDS, "fen"),
+    (book::ELSEWHERE, "fen"),
+    (book::POINTS_OWED, "points"),
 ];
 
 /// The reasons under which an order may have entries.
@@ -126,6 +133,17 @@ struct Batch<T> {
     next: Option<Bson>,
 }
 
+/// The refund that an item of the outbox orders from WeChat: `afterSale:{refund}:{count}`.
+fn after_sale_of(item: &str) -> Option<String> {
+    let (refund, _) = item.strip_prefix("afterSale:")?.rsplit_once(':')?;
+    Some(refund.to_owned())
+}
+
+/// Whether a stock record tells of pieces that a refund brought back.
+fn of_refund(record: &StockRecord) -> bool {
+    record.entry_id.starts_with("afterSale:")
+}
+
 /// The key of one of an order's entries.
 fn key(order: &OrderId, reason: &str) -> String {
     format!("order:{order}:{reason}")
@@ -150,6 +168,7 @@ impl Store {
         audit.corrections().await?;
         audit.coins().await?;
         audit.coupons().await?;
+        audit.refunds().await?;
         audit.customers().await?;
         audit.members().await?;
         audit.identities().await?;
@@ -369,6 +388,13 @@ impl Audit<'_> {
                 correct(line.sku_id.as_ref().map(|s| s.as_str()), line.quantity.saturating_neg());
             }
         }
+        let waiting: Vec<Refund> =
+            self.matching("refunds", "stockRelease", vec![product.id.as_str().to_owned()]).await?;
+        for refund in waiting.iter().filter(|r| !product.last_refunded.contains(&r.id)) {
+            for item in refund.items.iter().filter(|i| i.product_id == product.id) {
+                correct(item.sku_id.as_ref().map(|s| s.as_str()), item.quantity.saturating_neg());
+            }
+        }
         Ok(())
     }
 
@@ -491,6 +517,7 @@ impl Audit<'_> {
         let payments: Vec<Payment> = self.matching("payments", "orderId", ids.clone()).await?;
         let records: Vec<StockRecord> = self.matching("records", "orderId", ids.clone()).await?;
         let deductions: Vec<PrepaidDeduction> = self.matching("prepaidDeductions", "orderId", ids).await?;
+        self.check_refunds_of(batch, &records, &deductions, &entries).await?;
         for order in batch {
             let here = format!("orders/{}", order.id);
             for message in amounts_off(order) {
@@ -501,7 +528,7 @@ impl Audit<'_> {
             }
             let payments: Vec<&Payment> = payments.iter().filter(|p| p.order_id == order.id).collect();
             let records: Vec<&StockRecord> =
-                records.iter().filter(|r| r.order_id.as_ref() == Some(&order.id)).collect();
+                records.iter().filter(|r| r.order_id.as_ref() == Some(&order.id) && !of_refund(r)).collect();
             let deductions: Vec<&PrepaidDeduction> =
                 deductions.iter().filter(|d| d.order_id == order.id.as_str()).collect();
             for message in effects_off(order, &entries, &payments, &records, &deductions) {
@@ -515,11 +542,15 @@ impl Audit<'_> {
         let mut after: Option<Bson> = None;
         loop {
             let batch: Batch<PrepaidDeduction> = self.batch("prepaidDeductions", "prepaid", after).await?;
-            let keys = batch.rows.iter().flat_map(|d| [d.entry_id.clone(), given_back(d)]).collect();
+            let of_row = |d: &PrepaidDeduction| {
+                let refunds = d.refunds.iter().map(|r| r.entry_id.clone());
+                [d.entry_id.clone(), given_back(d)].into_iter().chain(refunds).collect::<Vec<_>>()
+            };
+            let keys = batch.rows.iter().flat_map(of_row).collect();
             let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
             for row in &batch.rows {
                 let entry = |id: &str| entries.iter().find(|e| e.id == id);
-                for message in deduction_off(row, entry(&row.entry_id), entry(&given_back(row)).is_some()) {
+                for message in deduction_off(row, entry) {
                     self.violation("prepaid", message, format!("prepaidDeductions/{}", row.id));
                 }
             }
@@ -628,7 +659,8 @@ impl Audit<'_> {
             let orders: Vec<Order> = self.matching("orders", "_id", ids).await?;
             for payment in &batch.rows {
                 let order = orders.iter().find(|o| o.id == payment.order_id);
-                let exceptions: Vec<_> = exceptions.iter().filter(|e| e.out_trade_no == payment.out_trade_no).collect();
+                let of_payment = |e: &&PaymentException| e.out_trade_no == payment.out_trade_no && !e.kind.is_refund();
+                let exceptions: Vec<_> = exceptions.iter().filter(of_payment).collect();
                 for message in payment_off(payment, order, &exceptions) {
                     self.violation("payment", message, format!("payments/{}", payment.out_trade_no));
                 }
@@ -673,6 +705,8 @@ impl Audit<'_> {
             self.check_causes_of(&batch.rows).await?;
             let numbers = batch.rows.iter().filter_map(|i| i.id.strip_prefix("refund:").map(str::to_owned)).collect();
             let causes: Vec<PaymentException> = self.matching("paymentExceptions", "outRefundNo", numbers).await?;
+            let numbers = batch.rows.iter().filter_map(|i| after_sale_of(&i.id)).collect();
+            let refunds: Vec<Refund> = self.matching("refunds", "_id", numbers).await?;
             for item in &batch.rows {
                 let faults = messages::item_off(item, self.now);
                 let mut say = |message: &str| self.violation("outbox", message, format!("outbox/{}", item.id));
@@ -681,6 +715,16 @@ impl Audit<'_> {
                     .id
                     .strip_prefix("refund:")
                     .and_then(|n| causes.iter().find(|c| c.out_refund_no.as_deref() == Some(n)));
+                if item.kind == "afterSaleRefund" {
+                    let refund = after_sale_of(&item.id).and_then(|id| refunds.iter().find(|r| r.id == id));
+                    let back = refund.is_some_and(|r| r.status == State::Refunded && !r.settled_elsewhere);
+                    match (refund, item.status) {
+                        (None, _) => say("delivers a refund that nothing caused"),
+                        (_, OutboxStatus::Skipped) => say("money that goes back must not be skipped"),
+                        (_, OutboxStatus::Delivered) if !back => say("delivered, but the money is not back"),
+                        _ => {}
+                    }
+                }
                 match cause {
                     _ if item.kind != "refund" => {}
                     Some(_) if item.status == OutboxStatus::Skipped => say("money that goes back must not be skipped"),

@@ -148,10 +148,10 @@ fn was_paid(order: &Order) -> bool {
 }
 
 /// Stands for all the lots from which an order's coins come: the order does not know them.
-const LOTS: &str = "activityCoinLots";
+pub(super) const LOTS: &str = "activityCoinLots";
 
 /// Legs with the coin lots taken together.
-fn pooled<'a>(legs: BTreeMap<(&'a str, &'a str), i64>) -> BTreeMap<(&'a str, &'a str), i64> {
+pub(super) fn pooled<'a>(legs: BTreeMap<(&'a str, &'a str), i64>) -> BTreeMap<(&'a str, &'a str), i64> {
     let mut pooled: BTreeMap<(&str, &str), i64> = BTreeMap::new();
     for ((account, asset), amount) in legs {
         let account = if account.starts_with("activityCoinLots/") { LOTS } else { account };
@@ -301,8 +301,9 @@ pub(super) fn effects_off(
 
 /// Whether the prepaid rows of an order are what its amounts and lines say.
 pub(super) fn tender_off(order: &Order, deductions: &[&PrepaidDeduction]) -> Option<&'static str> {
-    let restored = order.status == OrderStatus::Closed;
+    let closed = order.status == OrderStatus::Closed;
     let fits = |d: &&PrepaidDeduction| {
+        let restored = closed || d.refunded() == d.deducted_amount;
         d.entry_id == key(&order.id, "tender")
             && Some(&d.customer_id) == order.customer_id.as_ref()
             && (d.status == DeductionStatus::Restored) == restored
@@ -340,8 +341,30 @@ pub(super) fn given_back(row: &PrepaidDeduction) -> String {
 }
 
 /// What does not add up in a deduction, and where it differs from the book.
-pub(super) fn deduction_off(row: &PrepaidDeduction, entry: Option<&Entry>, given_back: bool) -> Vec<&'static str> {
+pub(super) fn deduction_off<'e>(
+    row: &PrepaidDeduction,
+    entry_of: impl Fn(&str) -> Option<&'e Entry>,
+) -> Vec<&'static str> {
+    let (entry, reversed) = (entry_of(&row.entry_id), entry_of(&given_back(row)).is_some());
+    let given_back = reversed || (!row.refunds.is_empty() && row.refunded() == row.deducted_amount);
     let mut off = Vec::new();
+    let per_record = |record: &str| {
+        let parts = row.refunds.iter().flat_map(|r| &r.details).filter(|d| d.record_id == record);
+        parts.fold(0i64, |sum, part| sum.saturating_add(part.amount))
+    };
+    if (reversed && !row.refunds.is_empty()) || row.details.iter().any(|d| per_record(&d.record_id) > d.deducted) {
+        off.push("more was given back than was taken");
+    }
+    for refund in &row.refunds {
+        let sum = refund.details.iter().fold(0i64, |sum, d| sum.saturating_add(d.amount));
+        let booked = entry_of(&refund.entry_id).is_some_and(|entry| {
+            refund.details.iter().all(|d| posted_on(entry, &PrepaidRecord::account(&d.record_id)) == d.amount)
+        });
+        let known = refund.details.iter().all(|d| row.details.iter().any(|t| t.record_id == d.record_id));
+        if sum != refund.amount || refund.amount < 1 || !booked || !known {
+            off.push("a refund gave back something else than the row says");
+        }
+    }
     let sum = row.details.iter().fold(0i64, |sum, d| sum.saturating_add(d.deducted));
     if sum != row.deducted_amount || row.deducted_amount > row.total_amount {
         off.push("the details do not add up to what was taken");
@@ -397,6 +420,9 @@ pub(super) fn payment_off(
 }
 
 pub(super) fn money_in(exception: &PaymentException) -> String {
+    if exception.kind.is_refund() {
+        return exception.id.clone();
+    }
     format!("payment:{}:exception", exception.transaction_id)
 }
 
@@ -412,6 +438,17 @@ pub(super) fn exception_off(
     item: Option<&OutboxItem>,
 ) -> Vec<&'static str> {
     let mut off = Vec::new();
+    if exception.kind.is_refund() {
+        let expected = Entry::new("", exception.created_at);
+        let expected = expected.transfer("fen", book::EXCEPTIONS, book::WECHAT, exception.amount.get());
+        if money_in.map(legs) != Some(legs(&expected)) {
+            off.push("the money is not in the book as it went back");
+        }
+        if exception.out_refund_no.as_deref().map(PaymentException::refund_key) != Some(exception.id.clone()) {
+            off.push("the record is about another refund than its key says");
+        }
+        return off;
+    }
     let expected =
         Entry::new("", exception.created_at).transfer("fen", book::WECHAT, book::EXCEPTIONS, exception.amount.get());
     if money_in.map(legs) != Some(legs(&expected)) {
