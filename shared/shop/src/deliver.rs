@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use wechat::open::{self, Template};
 use wechat::pay;
 
+use crate::after_sale::wechat::{self as after_sale, SendRefund};
 use crate::assignments;
 use crate::delivery::{Outcome, Why};
 use crate::messages::{self, Message, NO_SUBSCRIPTION, NO_TEMPLATE, OUTCOME_UNKNOWN};
@@ -27,7 +28,8 @@ use crate::shipping;
 use crate::texts::{self, Text};
 
 /// All kinds, in the order in which a run looks after them.
-const KINDS: [&str; 5] = [refunds::KIND, shipping::KIND, messages::KIND, texts::KIND, messages::MASS_KIND];
+const KINDS: [&str; 6] =
+    [refunds::KIND, after_sale::KIND, shipping::KIND, messages::KIND, texts::KIND, messages::MASS_KIND];
 
 /// Longer than any delivery may take, so that a second deliverer never overlaps a live one.
 const LEASE: TimeDelta = TimeDelta::seconds(120);
@@ -246,9 +248,13 @@ fn is_harmful(kind: &str) -> bool {
     is_message(kind) || kind == texts::KIND
 }
 
+fn is_refund(kind: &str) -> bool {
+    kind == refunds::KIND || kind == after_sale::KIND
+}
+
 /// The longest pause between two tries.
 fn longest_pause(kind: &str) -> TimeDelta {
-    if kind == refunds::KIND { TimeDelta::hours(6) } else { TimeDelta::hours(1) }
+    if is_refund(kind) { TimeDelta::hours(6) } else { TimeDelta::hours(1) }
 }
 
 fn payload<T: DeserializeOwned>(item: &OutboxItem) -> Result<T, Why> {
@@ -304,7 +310,7 @@ impl Deliverer<'_> {
         let waiting = concerning_one(self.store.outbox_pending_of(kind).await)?.unwrap_or(0);
         if waiting > 0 {
             let missing = match kind {
-                refunds::KIND => "WXPAY_MCHID and its companions",
+                refunds::KIND | after_sale::KIND => "WXPAY_MCHID and its companions",
                 texts::KIND => "SMS_SECRET_ID and its companions",
                 _ => "WECHAT_APPID and WECHAT_SECRET",
             };
@@ -357,7 +363,7 @@ impl Deliverer<'_> {
     /// The kinds that this process can deliver.
     fn kinds(&self) -> Vec<&'static str> {
         let can = |kind: &&str| match *kind {
-            refunds::KIND => self.pay.is_some(),
+            refunds::KIND | after_sale::KIND => self.pay.is_some(),
             texts::KIND => self.sms.is_some(),
             _ => self.open.is_some(),
         };
@@ -460,6 +466,7 @@ impl Deliverer<'_> {
         }
         let done = match item.kind.as_str() {
             refunds::KIND => self.refund(&item).await,
+            after_sale::KIND => self.after_sale(&item).await,
             shipping::KIND => self.report(&item).await,
             texts::KIND => self.text(&item).await,
             // Of other kinds none is claimed.
@@ -478,6 +485,19 @@ impl Deliverer<'_> {
             Some(pay) => {
                 self.attempt(item, None, async |begun| {
                     refunds::deliver(self.store, pay, &order, begun.attempts == 1, self.tells, (self.clock)()).await
+                })
+                .await
+            }
+        })
+    }
+
+    async fn after_sale(&self, item: &OutboxItem) -> Result<Result<Settled, Failure>, Why> {
+        let send: SendRefund = payload(item)?;
+        Ok(match self.pay {
+            None => self.put_back(item, item.next_attempt_at, None).await,
+            Some(pay) => {
+                self.attempt(item, None, async |_| {
+                    after_sale::deliver(self.store, pay, &send, self.tells, (self.clock)()).await
                 })
                 .await
             }

@@ -3,6 +3,7 @@
 //! It knows the store, WeChat Pay and the rules, but no HTTP.
 
 pub mod address;
+pub mod after_sale;
 pub mod assignments;
 pub mod close;
 pub mod coins;

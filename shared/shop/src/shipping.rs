@@ -15,8 +15,8 @@ use wechat::open;
 use wechat::shipping::{self, OrderKey, OrderState, ShippingClass, ShippingOrder, ShippingReport, item_desc};
 
 use crate::delivery::{Outcome, Why};
-use crate::events;
 use crate::messages::OUTCOME_UNKNOWN;
+use crate::{after_sale, events};
 
 /// `outbox.kind` of a report.
 pub const KIND: &str = "shippingReport";
@@ -108,14 +108,18 @@ async fn ship_in(
     let reported = rules.shipping_reports && order.transaction_id.is_some();
     let shipping = Shipping { logistics, express_company, tracking_no, shipped_at: now, by: by.to_owned(), reported };
     let refused = |message: &'static str| Refusal::new(Code::OrderStateInvalid).with_message(message);
-    if let Some(before) = order.shipping {
+    if let Some(before) = &order.shipping {
         if before.same_parcel(&shipping) {
-            return Ok(Shipped { status: order.status, shipping: before, replayed: true });
+            return Ok(Shipped { status: order.status, shipping: before.clone(), replayed: true });
         }
         return Err(refused("订单已发货，且物流信息不同").into());
     }
     if order.status != OrderStatus::Paid {
         return Err(refused("订单当前状态不能发货").into());
+    }
+    // Whoever asks for a refund writes the order too, so neither passes the other.
+    if !after_sale::is_anything_left(tx, &order).await? {
+        return Err(refused("订单商品已全部退款或正在退款，不能发货").into());
     }
     if !tx.mark_order_shipped(id, &shipping).await? {
         return Err(Error::Invariant(format!("order {id} changed within a snapshot")));
