@@ -4,6 +4,7 @@ use domain::{Code, Failure, Logistics, OrderId, OrderStatus, OrderType, Refusal,
 use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shop::after_sale::view::RefundView;
 use shop::close::{Closed, close_order};
 use shop::members::active_member;
 use shop::shipping::{self, Parcel};
@@ -71,6 +72,8 @@ struct GetOutput {
     payments: Vec<PaymentView>,
     /// Money that came in but did not pay this order, and what becomes of it.
     payment_exceptions: Vec<ExceptionView>,
+    /// What was ever asked back of it, oldest first.
+    refunds: Vec<RefundView>,
 }
 
 #[derive(Serialize)]
@@ -99,10 +102,13 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
             let order = visible_order(&ctx, input.order_id).await?;
             let payments = ctx.store().payments_of(&order.id).await?;
             let exceptions = ctx.store().exceptions_of(&order.id).await?;
+            let refunds = ctx.store().refunds_of(&order.id).await?;
+            let for_staff = matches!(ctx.caller, Caller::Staff { .. });
             Reply::of(&GetOutput {
                 order: OrderView::from(&order),
                 payments: payments.iter().map(PaymentView::from).collect(),
                 payment_exceptions: exceptions.iter().map(ExceptionView::from).collect(),
+                refunds: refunds.iter().map(|refund| RefundView::of(refund, for_staff)).collect(),
             })
         }
         Action::Cancel => {

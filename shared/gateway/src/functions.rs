@@ -14,6 +14,7 @@ pub fn functions() -> Vec<Function> {
         wx_pay::function(),
         pay_callback::function(),
         orders::function(),
+        refunds::function(),
         get_user_points::function(),
         add_points::function(),
         stock::function(),
