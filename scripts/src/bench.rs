@@ -6,6 +6,7 @@
 mod coins;
 mod draw;
 mod http;
+mod lists;
 mod load;
 mod notify;
 mod process;
@@ -48,6 +49,7 @@ use shop::Shop;
 ///   jinlu bench draw            sign-ups, and the draw of a million tickets
 ///   jinlu bench coins           the write-off of a million lots by two processes
 ///   jinlu bench notify          notifyAssignment while WeChat is well, slow and away
+///   jinlu bench lists           lists, single documents and searches of a small shop and of one a hundred times as large
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
@@ -104,6 +106,7 @@ enum Command {
     Draw(draw::Args),
     Coins(coins::Args),
     Notify(notify::Args),
+    Lists(lists::Args),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -129,6 +132,7 @@ pub(crate) async fn run(mut args: Args) -> Result<ExitCode> {
         Some(Command::Draw(args)) => return draw::run(args).await,
         Some(Command::Coins(args)) => return coins::run(args).await,
         Some(Command::Notify(args)) => return notify::run(args).await,
+        Some(Command::Lists(args)) => return lists::run(args).await,
         None => {}
     }
     let binary = process::find("submit-order", args.binary.as_deref())?;
@@ -146,6 +150,11 @@ pub(crate) async fn run(mut args: Args) -> Result<ExitCode> {
 /// Signs a few people up and draws two small rounds on the server at `uri`, as `jinlu bench draw` does with many; returns what is off.
 pub async fn small_draw(uri: &str) -> Result<Vec<String>> {
     draw::small(uri).await
+}
+
+/// Reads lists of two shops on the server at `uri`, as `jinlu bench lists` does with larger ones; returns what is off.
+pub async fn small_lists(uri: &str) -> Result<Vec<String>> {
+    lists::small(uri).await
 }
 
 /// `None` when it was interrupted. Whatever was started is stopped, and the two databases are dropped, in any case.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bson::{Bson, Document, doc};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{OpenId, OrderId, ProductId, UserId};
+use domain::{Fen, OpenId, OrderId, OrderStatus, OrderType, ProductId, UserId};
 use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::options::{ReadConcern, WriteConcern};
@@ -16,6 +16,8 @@ use serde::Serialize;
 use crate::book::{COINS_EXPIRED, COINS_ISSUED, Entry, number};
 use crate::coins::{self, CoinLot, CoinRecord, CoinRecordType};
 use crate::lottery::Ticket;
+use crate::payments::{Payment, PaymentStatus};
+use crate::products::{SaleMode, search_tokens};
 use crate::stock::reserve_key;
 use crate::{CommandKey, Error, Store, date};
 
@@ -305,6 +307,104 @@ impl WriteOff {
             rows: count("activityCoinRecords", doc! { "_id": { "$gte": "" }, "type": "expire" }).await?,
         })
     }
+}
+
+/// A product for a long list of them.
+#[derive(Clone, Debug)]
+pub struct Goods {
+    pub id: ProductId,
+    pub name: String,
+    pub category: String,
+    pub keyword: String,
+    pub price: Fen,
+    pub stock: i64,
+    pub sale_mode: SaleMode,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Puts many products on sale at once. The book knows nothing of their pieces.
+pub async fn insert_products(store: &Store, goods: &[Goods]) -> Result<(), Error> {
+    let mut documents = Vec::with_capacity(goods.len());
+    for one in goods {
+        let mut document = doc! {
+            "_id": one.id.as_str(), "name": &one.name, "description": "产地直发，坏果包赔；收到请尽快放入冰箱。",
+            "category": &one.category, "keywords": [&one.keyword], "images": ["https://img.example.com/goods.jpg"],
+            "price": one.price.get(), "status": "onSale", "stock": one.stock, "skus": [], "grantsCoin": false,
+            "saleMode": bson::serialize_to_bson(&one.sale_mode)?, "createdAt": date::bson(one.created_at),
+        };
+        if one.sale_mode == SaleMode::Mall {
+            document.extend(doc! { "pointsPrice": 5i64, "coinPrice": 1i64 });
+        }
+        document.insert("searchTokens", search_tokens(&document));
+        documents.push(document);
+    }
+    insert_bulk(store, "shopProducts", &documents).await
+}
+
+/// An order of the past, to be copied from a sample.
+#[derive(Clone, Debug)]
+pub struct Past<'a> {
+    pub buyer: Buyer<'a>,
+    pub at: DateTime<Utc>,
+    pub status: OrderStatus,
+    pub order_type: OrderType,
+}
+
+/// Copies the sample into an order for each of `pasts`, all but closed ones paid by one attempt; returns their numbers. The book
+/// knows nothing of them.
+pub async fn copy_orders(store: &Store, sample: &OrderId, pasts: &[Past<'_>]) -> Result<Vec<OrderId>, Error> {
+    let orders = store.collection::<Document>("orders").await?;
+    let sample = orders.find_one(doc! { "_id": sample.as_str() }).await?.ok_or_else(|| missing("sample"))?;
+    let (mut ids, mut copies, mut payments) = (Vec::new(), Vec::new(), Vec::new());
+    for past in pasts {
+        let id = OrderId::generate(past.at, rand::random());
+        let mut order = sample.clone();
+        order.extend(doc! {
+            "_id": id.as_str(), "userId": past.buyer.user.as_str(), "openId": past.buyer.open_id.as_str(),
+            "status": past.status.as_str(), "type": past.order_type.as_str(), "createdAt": date::bson(past.at),
+            "expireTime": date::bson(past.at + TimeDelta::minutes(30)), "paymentAttempts": 1i64,
+        });
+        if past.status.is_paid() {
+            order.insert("paidAt", date::bson(past.at));
+        }
+        if matches!(past.status, OrderStatus::Shipped | OrderStatus::Completed) {
+            let shipping = doc! {
+                "logistics": "express", "expressCompany": "SF", "trackingNo": id.as_str(), "shippedAt": date::bson(past.at),
+                "by": "staff:bench", "reported": true,
+            };
+            order.insert("shipping", shipping);
+        }
+        if past.status == OrderStatus::Closed {
+            order.extend(doc! { "closedAt": date::bson(past.at), "closeReason": "超时未支付" });
+        }
+        copies.push(order);
+        let paid = past.status.is_paid();
+        payments.push(Payment {
+            out_trade_no: id.as_str().to_owned(),
+            order_id: id.clone(),
+            user_id: past.buyer.user.clone(),
+            open_id: past.buyer.open_id.clone(),
+            attempt: 1,
+            amount: Fen::new(sample.get_i64("paymentAmount").unwrap_or(1)).unwrap_or_default(),
+            status: match past.status {
+                OrderStatus::PendingPayment => PaymentStatus::Prepaid,
+                OrderStatus::Closed => PaymentStatus::Closed,
+                _ => PaymentStatus::Paid,
+            },
+            request: "x".repeat(400),
+            prepay_id: Some(format!("wx{id}")),
+            prepay_at: Some(past.at),
+            transaction_id: paid.then(|| format!("4200{id}")),
+            paid_at: paid.then_some(past.at),
+            created_at: past.at,
+            next_query_at: None,
+            queries: 0,
+        });
+        ids.push(id);
+    }
+    insert_bulk(store, "orders", &copies).await?;
+    insert_bulk(store, "payments", &payments).await?;
+    Ok(ids)
 }
 
 /// Random bytes for a ticket that nobody signed up with.
