@@ -58,6 +58,7 @@ mod shipping;
 mod shipping_report;
 mod signing;
 mod staff;
+mod states;
 mod stock;
 mod subscriptions;
 mod template_values;
