@@ -37,6 +37,7 @@ mod linking;
 mod lottery;
 mod lottery_faults;
 mod mall;
+mod matrix;
 mod messages;
 mod migrate;
 mod notify;
