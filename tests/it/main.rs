@@ -29,6 +29,7 @@ mod delivery;
 mod events;
 mod examples;
 mod freight;
+mod histories;
 mod identity;
 mod identity_card;
 mod input;

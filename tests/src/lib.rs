@@ -233,6 +233,16 @@ pub struct World {
     pub sim: Sim,
     pub gateway: Gateway,
     pub client: Client,
+    _server: Server,
+}
+
+/// What serves a world, until the world goes.
+struct Server(tokio::task::JoinHandle<std::io::Result<()>>);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl World {
@@ -252,18 +262,28 @@ impl World {
     }
 
     async fn start_as(uri: &str, change: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
+        let clock = Clock::system();
+        let world = Self::serve(uri, &database_name(), clock.clone(), change).await?;
+        world.store.init(InitOptions { demo: true, dry_run: false }, clock.now()).await?;
+        Ok(world)
+    }
+
+    /// A world on a database that is there, by a clock of the test's.
+    pub async fn serve(
+        uri: &str,
+        database: &str,
+        clock: Clock,
+        change: impl FnOnce(&mut Config),
+    ) -> anyhow::Result<Self> {
         // What the functions log shows with a failing test.
         let level = tracing_subscriber::filter::LevelFilter::ERROR;
         tracing_subscriber::fmt().with_max_level(level).with_test_writer().compact().try_init().ok();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let mut config = local::config(&url, listener.local_addr()?.port(), uri, &database_name());
+        let mut config = local::config(&url, listener.local_addr()?.port(), uri, database);
         change(&mut config);
-        let clock = Clock::system();
         let app = App::new(config, clock.clone())?;
-        app.store().init(InitOptions { demo: true, dry_run: false }, clock.now()).await?;
-        let sim_clock = clock.clone();
-        let sim = Sim::new(SimConfig::new(move || sim_clock.now()))?;
+        let sim = Sim::new(SimConfig::new(move || clock.now()))?;
         let place = Local {
             url: url.clone(),
             data_dir: String::new(),
@@ -272,8 +292,8 @@ impl World {
             clock_file: None,
         };
         let (gateway, router) = local::assemble(&app, &sim, place)?;
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(Self { store: app.store().clone(), app, sim, gateway, client: Client::new(url)? })
+        let server = Server(tokio::spawn(async move { axum::serve(listener, router).await }));
+        Ok(Self { store: app.store().clone(), app, sim, gateway, client: Client::new(url)?, _server: server })
     }
 
     /// A second process with the same database and clock.
