@@ -145,7 +145,7 @@ struct ListOutput {
 #[derive(Serialize)]
 struct CategoryView {
     name: String,
-    /// Products on sale.
+    /// Products on sale, 1,000 at most.
     count: i64,
 }
 

@@ -297,6 +297,10 @@ impl Store {
         }
         if let Some(order_type) = filter.order_type {
             query.insert("type", order_type.as_str());
+            if filter.user.is_none() && filter.status.is_none() {
+                // One index serves a type with a status and, merged over all of them, without.
+                query.insert("status", doc! { "$in": OrderStatus::ALL.map(OrderStatus::as_str).to_vec() });
+            }
         }
         if query.is_empty() {
             // The index on createdAt serves an unfiltered list only when the query names the field.

@@ -68,6 +68,17 @@ impl Store {
     pub(crate) async fn page<T: Row + DeserializeOwned + Send + Sync + Unpin>(
         &self,
         collection: &str,
+        filter: Document,
+        request: &PageRequest,
+    ) -> Result<Page<T>, Error> {
+        self.page_without(collection, None, filter, request).await
+    }
+
+    /// The same, but for fields that no row needs; `without` is their projection.
+    pub(crate) async fn page_without<T: Row + DeserializeOwned + Send + Sync + Unpin>(
+        &self,
+        collection: &str,
+        without: Option<Document>,
         mut filter: Document,
         request: &PageRequest,
     ) -> Result<Page<T>, Error> {
@@ -82,15 +93,12 @@ impl Store {
                 ]),
             );
         }
-        let mut data: Vec<T> = self
-            .collection::<T>(collection)
-            .await?
-            .find(filter)
-            .sort(doc! { "createdAt": -1, "_id": -1 })
-            .limit(limit + 1)
-            .await?
-            .try_collect()
-            .await?;
+        let rows = self.collection::<T>(collection).await?;
+        let mut find = rows.find(filter).sort(doc! { "createdAt": -1, "_id": -1 }).limit(limit + 1);
+        if let Some(without) = without {
+            find = find.projection(without);
+        }
+        let mut data: Vec<T> = find.await?.try_collect().await?;
         let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = data.len() > wanted;
         data.truncate(wanted);

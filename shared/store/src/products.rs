@@ -4,12 +4,19 @@ use bson::{Document, doc};
 use chrono::{DateTime, Utc};
 use domain::{Fen, OrderId, ProductId, SkuId, TemplateId};
 use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::collections::Definition;
 use crate::migrate::is_current;
 use crate::page::{Page, PageRequest, Row};
 use crate::{Error, Store, date};
+
+/// Products that one search looks at.
+const LOOKED_AT_MAX: i64 = 1_200;
+/// A category of more products than this is as good as one of so many.
+const COUNTED_MAX: u64 = 1_000;
+const CATEGORIES_MAX: usize = 200;
 
 /// A variant of a product with its own price and stock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -149,6 +156,11 @@ pub(crate) fn search_tokens(product: &Document) -> Vec<String> {
     domain::search::document_tokens(&fields)
 }
 
+/// Nobody who has found a product needs what it was found by, which is most of it.
+fn without_tokens() -> Document {
+    doc! { "searchTokens": 0 }
+}
+
 /// Which products on sale a list wants.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
@@ -207,22 +219,25 @@ impl Store {
     /// The products with these ids, in no order.
     pub async fn products_by_id(&self, ids: &[ProductId]) -> Result<Vec<Product>, Error> {
         let ids: Vec<&str> = ids.iter().map(ProductId::as_str).collect();
-        let found = self.collection::<Product>("shopProducts").await?.find(doc! { "_id": { "$in": ids } }).await?;
-        Ok(found.try_collect().await?)
+        let products = self.collection::<Product>("shopProducts").await?;
+        let find = products.find(doc! { "_id": { "$in": ids } }).projection(without_tokens());
+        Ok(find.await?.try_collect().await?)
     }
 
     pub async fn product(&self, id: &ProductId) -> Result<Option<Product>, Error> {
-        Ok(self.collection::<Product>("shopProducts").await?.find_one(doc! { "_id": id.as_str() }).await?)
+        let products = self.collection::<Product>("shopProducts").await?;
+        Ok(products.find_one(doc! { "_id": id.as_str() }).projection(without_tokens()).await?)
     }
 
     /// Products of the points mall on sale, newest first.
     pub async fn mall_products(&self, page: &PageRequest) -> Result<Page<Product>, Error> {
-        self.page("shopProducts", doc! { "status": "onSale", "saleMode": "mall" }, page).await
+        let filter = doc! { "status": "onSale", "saleMode": "mall" };
+        self.page_without("shopProducts", Some(without_tokens()), filter, page).await
     }
 
     /// Products on sale, newest first.
     pub async fn products_on_sale(&self, wanted: &Wanted, page: &PageRequest) -> Result<Page<Product>, Error> {
-        self.page("shopProducts", wanted.filter(), page).await
+        self.page_without("shopProducts", Some(without_tokens()), wanted.filter(), page).await
     }
 
     /// Products on sale by their price, then their id; `after` is where the page before ended.
@@ -247,34 +262,64 @@ impl Store {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let products = self.collection::<Product>("shopProducts").await?;
         let find = products.find(filter).sort(doc! { "price": way, "_id": way }).limit(limit);
-        Ok(find.projection(doc! { "searchTokens": 0 }).await?.try_collect().await?)
+        Ok(find.projection(without_tokens()).await?.try_collect().await?)
     }
 
-    /// The newest products on sale that have all these tokens, which are not none.
+    /// The newest products on sale that have all these tokens, which are not none: `limit` at most, of the newest [`LOOKED_AT_MAX`]
+    /// that have the rarest of them.
+    ///
+    /// One token is looked up in the index; the others are compared with what it finds. Without a bound two frequent words that
+    /// seldom meet would cost as much as there are products.
     pub async fn products_with_tokens(
         &self,
         tokens: &[String],
         wanted: &Wanted,
         limit: i64,
     ) -> Result<Vec<Product>, Error> {
+        let products = self.collection::<Product>("shopProducts").await?;
+        let mut indexed = doc! { "status": "onSale" };
+        if let Some(category) = &wanted.category {
+            indexed.insert("category", category);
+        }
+        let mut rarest = tokens.first();
+        if tokens.len() > 1 {
+            let counts = tokens.iter().map(|token| {
+                let mut filter = indexed.clone();
+                filter.insert("searchTokens", token);
+                products.count_documents(filter).limit(u64::try_from(limit).unwrap_or(u64::MAX)).into_future()
+            });
+            let counts = try_join_all(counts).await?;
+            rarest = tokens.iter().zip(counts).min_by_key(|(_, count)| *count).map(|(token, _)| token);
+        }
+        indexed.insert("searchTokens", rarest);
         let mut filter = wanted.filter();
         filter.insert("searchTokens", doc! { "$all": tokens });
-        let products = self.collection::<Product>("shopProducts").await?;
-        let find = products.find(filter).sort(doc! { "createdAt": -1, "_id": -1 }).limit(limit);
-        Ok(find.projection(doc! { "searchTokens": 0 }).await?.try_collect().await?)
+        let stages = [
+            doc! { "$match": indexed },
+            doc! { "$sort": { "createdAt": -1, "_id": -1 } },
+            doc! { "$limit": LOOKED_AT_MAX },
+            doc! { "$match": filter },
+            doc! { "$limit": limit },
+            doc! { "$project": without_tokens() },
+        ];
+        Ok(products.aggregate(stages).with_type::<Product>().await?.try_collect().await?)
     }
 
-    /// The categories of products on sale, with how many there are of each, in the order of their names.
+    /// The categories of products on sale in the order of their names, with how many there are of each, [`COUNTED_MAX`] at most.
     pub async fn categories(&self) -> Result<Vec<(String, i64)>, Error> {
         let products = self.collection::<Document>("shopProducts").await?;
-        let stages = [
-            doc! { "$match": { "status": "onSale" } },
-            doc! { "$group": { "_id": "$category", "count": { "$sum": 1i64 } } },
-            doc! { "$sort": { "_id": 1 } },
-        ];
-        let rows: Vec<Document> = products.aggregate(stages).await?.try_collect().await?;
-        let named = |row: &Document| row.get_str("_id").ok().filter(|name| !name.is_empty()).map(str::to_owned);
-        Ok(rows.iter().filter_map(|row| Some((named(row)?, row.get_i64("count").unwrap_or(0)))).collect())
+        // Both walk along the index only, the first from one category to the next.
+        let names = products.distinct("category", doc! { "status": "onSale" }).await?;
+        let mut names: Vec<&str> = names.iter().filter_map(bson::Bson::as_str).filter(|n| !n.is_empty()).collect();
+        names.sort_unstable();
+        names.truncate(CATEGORIES_MAX);
+        let counts = names.iter().map(|name| {
+            let filter = doc! { "status": "onSale", "category": name };
+            products.count_documents(filter).limit(COUNTED_MAX).into_future()
+        });
+        let counts = try_join_all(counts).await?;
+        let row = |(name, count): (&str, u64)| (name.to_owned(), i64::try_from(count).unwrap_or(i64::MAX));
+        Ok(names.into_iter().zip(counts).map(row).collect())
     }
 
     /// Writes the search tokens of products that have none; returns how many. Every writer of a product writes them: this is
