@@ -44,6 +44,7 @@ mod migrate;
 mod notify;
 mod notify_faults;
 mod outage;
+mod peers;
 mod prepaid;
 mod products;
 mod purchase;
