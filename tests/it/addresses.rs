@@ -1,8 +1,11 @@
 //! Addresses of members: their own, few, one default; those of the CRM to be used; orders copy them.
 
+use bson::doc;
 use futures_util::future::join_all;
 use it::{Answer, World, order_of};
 use serde_json::{Value, json};
+
+use crate::audit::{Edit, apply, database};
 
 fn place(detail: &str) -> Value {
     json!({ "userName": "张三", "telNumber": "13800138000", "provinceName": "浙江省", "cityName": "杭州市", "detailInfo": detail })
@@ -145,5 +148,26 @@ async fn orders_go_to_an_address_by_its_id_and_keep_it() -> anyhow::Result<()> {
     call(&world, &token, json!({ "action": "delete", "addressId": "a-crm" })).await?.refused(403, "FORBIDDEN");
     call(&world, &token, json!({ "action": "setDefault", "addressId": "a-crm" })).await?.ok();
     assert_eq!(listed(&world, &token).await?[0], ("丙路 3 号".to_owned(), true));
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_default_that_went_with_its_customer_gives_way_to_the_next_address() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let token = world.linked_member().await?;
+    let now = world.app.clock.now();
+    let row = json!({
+        "_id": "a-crm", "customerId": "c-lin", "name": "林女士", "phone": "13900000000", "detail": "丙路 3 号",
+        "createdAt": { "$date": "2026-01-01T00:00:00Z" },
+    });
+    world.store.open_document("customerAddresses", &row, now).await?;
+    call(&world, &token, json!({ "action": "setDefault", "addressId": "a-crm" })).await?.ok();
+    assert_eq!(call(&world, &token, create("甲路 1 号")).await?.ok()["isDefault"], false);
+    // The CRM moves the address to another customer.
+    let moved = Edit::Update("customerAddresses", "a-crm".to_owned(), doc! { "$set": { "customerId": "c-demo" } });
+    apply(&database(&world).await?, &moved).await?;
+    assert_eq!(listed(&world, &token).await?, rows(&[("甲路 1 号", false)]));
+    assert_eq!(call(&world, &token, create("乙路 2 号")).await?.ok()["isDefault"], true);
+    assert!(listed(&world, &token).await?.contains(&("乙路 2 号".to_owned(), true)));
     world.finish().await
 }

@@ -35,7 +35,8 @@ async fn templates_are_made_changed_given_to_products_and_deleted() -> anyhow::R
     let got = call(&world, json!({ "action": "get", "templateId": "ft-1" })).await?;
     assert_eq!((&got.ok()["version"], &got.body["name"]), (&json!(2), &json!("全国二")));
     let list = call(&world, json!({ "action": "list" })).await?;
-    assert_eq!(list.ok()["data"].as_array().unwrap().len(), 1);
+    let ids: Vec<&Value> = list.ok()["data"].as_array().unwrap().iter().map(|row| &row["_id"]).collect();
+    assert_eq!(ids, ["ft-1", "ft-heavy"]);
 
     let assign = |template: Value| json!({ "action": "assign", "templateId": template, "productIds": ["p-apple", "p-rice"], "weightG": 5000 });
     assert_eq!(call(&world, assign(json!("ft-1"))).await?.ok()["assigned"], 2);

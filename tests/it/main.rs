@@ -30,6 +30,7 @@ mod events;
 mod examples;
 mod freight;
 mod histories;
+mod freight_charge;
 mod identity;
 mod identity_card;
 mod input;

@@ -136,7 +136,12 @@ async fn create(ctx: &Context, member: &Member, input: Input) -> Result<Reply, F
                     return Err(Refusal::new(Code::Conflict).with_message(text).into());
                 }
                 tx.insert_address(saved).await?;
-                let is_default = chosen || member.default_address_id.is_none();
+                // The one that was the default may have gone with a customer that the member is not linked to any more.
+                let default = match &member.default_address_id {
+                    Some(id) => tx.address(id).await?.filter(|saved| saved.is_visible_to(&member)),
+                    None => None,
+                };
+                let is_default = chosen || default.is_none();
                 if is_default {
                     tx.set_default_address(user, Some(&saved.id)).await?;
                 }

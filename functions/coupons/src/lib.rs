@@ -3,10 +3,11 @@
 use domain::coupon::{Goods, Held, apply, best};
 use domain::machine::coupon::State;
 use domain::quote::Quote;
-use domain::{Code, CouponId, Failure, Fen, Refusal, Yuan};
+use domain::{Code, CouponId, Failure, Fen, Refusal, Yuan, freight};
 use edge::{Accept, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shop::address::{Destination, PlaceInput, place_of};
 use shop::coupons::{CouponView, UserCouponView};
 use shop::members::active_member;
 use shop::pricing::{ItemInput, Known, Method, Priced, WishInput, price, too_large};
@@ -49,6 +50,10 @@ struct Input {
     status: Option<State>,
     /// For `preview` and `best`: 1 to 100 lines.
     items: Option<Vec<ItemInput>>,
+    /// For `preview` and `best`: one of the member's addresses, to which the goods would go.
+    address_id: Option<String>,
+    /// For `preview` and `best`, instead of `addressId`: at least its province and city. Without either no freight is counted.
+    address: Option<PlaceInput>,
     /// For `preview`, as in `submitOrder`; `wechat` unless given.
     payment_method: Option<Method>,
     /// For `preview`, as in `submitOrder`.
@@ -182,8 +187,9 @@ async fn preview(ctx: &Context, member: &Member, input: Input, all: bool) -> Res
         qualification_id: input.qualification_id,
     };
     let wish = wish.parse()?;
+    let to = destination(ctx, member, input.address, input.address_id).await?;
     let known = Known::read(ctx.store(), &wish, &member.open_id, Code::Unauthenticated).await?;
-    let Priced { proof, .. } = price(&wish, &known, ctx.rules(), ctx.now)?;
+    let Priced { proof, .. } = price(&wish, &known, to.as_ref(), ctx.rules(), ctx.now)?;
     let lines = proof.input.lines.iter().zip(&proof.quote.lines);
     let goods: Vec<Goods<'_>> = lines
         .map(|(line, share)| Goods { product: &line.product_id, category: &line.category, amount: share.amount })
@@ -212,6 +218,26 @@ async fn preview(ctx: &Context, member: &Member, input: Input, all: bool) -> Res
         quote: if all { Some(shown(ctx, member, &proof.quote).await?) } else { None },
         data: all.then(|| coupons.iter().zip(&held).map(tried).collect()),
     })
+}
+
+/// Where the goods would go, if it is said.
+async fn destination(
+    ctx: &Context,
+    member: &Member,
+    place: Option<PlaceInput>,
+    id: Option<String>,
+) -> Result<Option<freight::Destination>, Failure> {
+    match (place, id) {
+        (None, None) => Ok(None),
+        (Some(place), None) => Ok(Some(place.parse()?)),
+        (place, id) => {
+            if place.is_some() {
+                return Err(Refusal::invalid("addressId", "address 与 addressId 只能填写一个").into());
+            }
+            let address = Destination::parse(None, id)?.resolve(ctx.store(), member).await?;
+            Ok(Some(place_of(&address)))
+        }
+    }
 }
 
 /// Keeps the price for the order to be held to.

@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::pricing::check_claim;
 use domain::quote::{Quote, Share, check_unchanged};
 use domain::{Code, OrderId, OrderStatus, OrderType, Points, Refusal, ShopRules};
+use shop::address::place_of;
 use shop::offers::Offer;
 use shop::prepaid::Tender;
 use shop::pricing::{Known, Priced, Wanted, Wish, price, too_large};
@@ -22,7 +23,7 @@ pub(crate) fn decide(
     now: DateTime<Utc>,
 ) -> Result<Decision, Refusal> {
     let (wish, member) = (&command.wish, &known.member);
-    let Priced { offers, proof, tender, right } = price(wish, known, rules, now)?;
+    let Priced { offers, proof, tender, right } = price(wish, known, Some(&place_of(address)), rules, now)?;
     let (quote, total) = (&proof.quote, proof.quote.total);
     if let Some(shown) = &command.shown {
         check_unchanged(shown, quote)?;

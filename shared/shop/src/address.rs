@@ -1,6 +1,6 @@
 //! Where goods go, as it comes in.
 
-use domain::{Code, Failure, Refusal, text};
+use domain::{Code, Failure, Refusal, freight, text};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use store::Store;
@@ -80,6 +80,32 @@ impl Destination {
             return Err(Refusal::invalid("addressId", "该地址不完整，请填写 address").into());
         }
         Ok(saved.address())
+    }
+}
+
+/// The place of an address, as freight sees it.
+pub fn place_of(address: &Address) -> freight::Destination {
+    freight::Destination { province: address.province.clone(), city: address.city.clone(), code: None }
+}
+
+/// Where goods would go, for a price: a whole address, or its province and city alone.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlaceInput {
+    #[serde(alias = "provinceName")]
+    province: String,
+    #[serde(default, alias = "cityName")]
+    city: String,
+}
+
+impl PlaceInput {
+    /// Checks every field; a refusal names it under `address`.
+    pub fn parse(self) -> Result<freight::Destination, Refusal> {
+        Ok(freight::Destination {
+            province: text::required("address.province", &self.province, 50)?,
+            city: text::clean("address.city", &self.city, 50)?,
+            code: None,
+        })
     }
 }
 

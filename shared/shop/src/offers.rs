@@ -36,8 +36,8 @@ impl<'a> Offer<'a> {
             category: self.product.category.clone(),
             price: self.price,
             quantity,
-            weight_g: 0,
-            template_id: None,
+            weight_g: self.product.weight_g,
+            template_id: self.product.freight_template_id.clone(),
         }
     }
 }

@@ -1,18 +1,20 @@
 //! What somebody wants to buy, and what it costs: the same for a preview and for the order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use domain::freight;
 use domain::pricing::check_claim;
-use domain::quote::{Input, Pieces, Proof, Purse, Quote, Want, prove};
+use domain::quote::{Input, Line, Pieces, Proof, Purse, Quote, Sending, Want, prove};
 use domain::{
-    Code, CustomerId, Failure, Fen, OpenId, PaymentMethod, Points, ProductId, Refusal, ShopRules, SkuId, UserCouponId,
-    Yuan,
+    Code, CustomerId, Failure, Fen, OpenId, PaymentMethod, Points, ProductId, Refusal, ShopRules, SkuId, TemplateId,
+    UserCouponId, Yuan,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 use store::Store;
 use store::coupons::{self, UserCoupon};
+use store::freight::FreightTemplate;
 use store::members::Member;
 use store::prepaid::{PrepaidRecord, PrepaidType};
 use store::products::{Product, SaleMode};
@@ -172,6 +174,8 @@ impl ItemInput {
 pub struct Known {
     pub member: Member,
     pub products: Vec<Product>,
+    /// What sends those products.
+    pub templates: Vec<FreightTemplate>,
     /// The customer's prepaid records, if they may be used.
     pub records: Vec<PrepaidRecord>,
     /// The right to buy that the wish names, whosever it is.
@@ -199,13 +203,32 @@ impl Known {
         let (member, products, right, coupon) =
             tokio::join!(active_member(store, buyer, unknown), store.products_by_id(&ids), right, coupon);
         let (member, products, right, coupon) = (member?, products?, right?, coupon?);
+        let templates = templates_of(store, products.iter().filter_map(|p| p.freight_template_id.as_ref())).await?;
         let by_prepaid = matches!(wish.method, PaymentMethod::Prestore | PaymentMethod::Prepaid);
         let records = match member.customer_id.as_ref().filter(|_| by_prepaid) {
             Some(customer) => store.all_prepaid_records(customer).await?,
             None => Vec::new(),
         };
-        Ok(Self { member, products, records, right, coupon })
+        Ok(Self { member, products, templates, records, right, coupon })
     }
+}
+
+/// The templates with these ids, each once.
+pub(crate) async fn templates_of<'a>(
+    store: &Store,
+    ids: impl Iterator<Item = &'a TemplateId>,
+) -> Result<Vec<FreightTemplate>, Failure> {
+    let ids: BTreeSet<&TemplateId> = ids.collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(store.freight_templates_by_id(&ids.into_iter().cloned().collect::<Vec<_>>()).await?)
+}
+
+/// How lines are sent to a place; none if all of them are sent for nothing, wherever it is.
+pub(crate) fn sending(lines: &[Line], templates: &[FreightTemplate], to: &freight::Destination) -> Option<Sending> {
+    let charged = lines.iter().any(|line| line.template_id.is_some());
+    charged.then(|| Sending { templates: templates.iter().map(FreightTemplate::template).collect(), to: to.clone() })
 }
 
 /// A wish at its price.
@@ -217,9 +240,16 @@ pub struct Priced<'k> {
     pub right: Option<&'k Qualification>,
 }
 
-/// Prices a wish at the store's prices; refuses what cannot be bought. Pure.
-pub fn price<'k>(wish: &Wish, known: &'k Known, rules: &ShopRules, now: DateTime<Utc>) -> Result<Priced<'k>, Refusal> {
-    let Known { member, products, records, right, coupon } = known;
+/// Prices a wish at the store's prices; refuses what cannot be bought. `to` is where it goes: without it no freight is in the
+/// price. Pure.
+pub fn price<'k>(
+    wish: &Wish,
+    known: &'k Known,
+    to: Option<&freight::Destination>,
+    rules: &ShopRules,
+    now: DateTime<Utc>,
+) -> Result<Priced<'k>, Refusal> {
+    let Known { member, products, templates, records, right, coupon } = known;
     let right = wish.qualification_id.as_ref().map(|_| check_right(wish, right.as_ref(), member, now)).transpose()?;
     let offers = wish
         .lines
@@ -234,14 +264,15 @@ pub fn price<'k>(wish: &Wish, known: &'k Known, rules: &ShopRules, now: DateTime
     let held = wish.user_coupon_id.as_ref().map(|_| check_coupon(coupon.as_ref(), member, now)).transpose()?;
     let offered = Offered::of(wish, member, records)?;
     let by_balance = wish.method == PaymentMethod::Balance;
+    let lines: Vec<Line> = wish.lines.iter().zip(&offers).map(|(wanted, offer)| offer.line(wanted.quantity)).collect();
     let proof = prove(Input {
-        lines: wish.lines.iter().zip(&offers).map(|(wanted, offer)| offer.line(wanted.quantity)).collect(),
+        sending: to.and_then(|to| sending(&lines, templates, to)),
+        lines,
         coupon: held.map(UserCoupon::held),
         points: wish.points,
         prepaid_goods: offered.as_ref().and_then(|o| o.goods.clone()),
         prepaid_money: offered.as_ref().and_then(|o| o.money),
         balance: by_balance.then_some(Purse { available: member.balance, want: Want::Rest }),
-        sending: None,
         rules: rules.into(),
         now,
     })?;
