@@ -2,7 +2,8 @@
 //!
 //! The order of deductions is fixed: goods at list price → one coupon → freight, less what a 免运费 coupon takes off it → points →
 //! prepaid goods → prepaid money → balance → WeChat Pay. Freight is paid with money; points pay for it only if the shop's
-//! rules say so, and prepaid goods never do.
+//! rules say so, and prepaid goods never do. What is changed about a price after that ([`Adjustment`]) moves only what is left for
+//! WeChat Pay.
 //!
 //! Every deduction is spread over what it applies to in proportion to what is left there, by largest remainder, in fen. Lines are
 //! worked on in an order of their own (product, SKU, …), so that no total depends on how the lines were listed.
@@ -121,8 +122,27 @@ pub struct Input {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sending: Option<Sending>,
     pub rules: Rules,
+    /// What was changed about the price since, one after another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adjustments: Vec<Adjustment>,
     /// When it is priced: decides whether the coupon is within its window.
     pub now: DateTime<Utc>,
+}
+
+/// A change of a price before it is paid. It moves only what is left for WeChat Pay: what coupon, points, prepaid and balance pay
+/// was taken when the order was made and stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase")]
+pub enum Adjustment {
+    /// Staff lower what is left to pay to this much; every line and the freight bear their part.
+    #[serde(rename = "price")]
+    Price { to: Fen },
+    /// Staff set the freight.
+    #[serde(rename = "freight")]
+    Freight { to: Fen },
+    /// The goods go elsewhere. Where the templates ask for another fee than for the place before, it becomes the freight.
+    #[serde(rename = "place")]
+    Place { to: freight::Destination },
 }
 
 /// A priced order. Every share adds up, and `total` is the sum of all lines and the freight.
@@ -136,13 +156,16 @@ pub struct Quote {
 }
 
 impl Quote {
-    /// What coupon and points took off: neither paid nor a tender.
+    /// What coupon, points and staff took off: neither paid nor a tender.
     pub fn discount(&self) -> Result<Fen, AmountError> {
-        self.total.coupon_discount.checked_add(self.total.points_discount)
+        self.total.discount()
     }
 }
 
 /// Prices an order.
+///
+/// An adjustment that cannot be made is `INVALID_ARGUMENT` on `amount` (with `details.max`), on `freightAmount` (with
+/// `details.min`) or on `address`.
 ///
 /// Whether the member *has* the points is not known here; the guarded deduction decides that. Refuses with
 /// `INVALID_ARGUMENT` (lines, amounts, points beyond what they may pay for, a place that is not delivered to),

@@ -217,7 +217,7 @@ pub struct PlanLine {
 }
 
 /// A refund: what is due by line, and what is given. Of `given` the money tenders, points, prepaid pieces and coins go back;
-/// `coupon_discount`, `points_discount` and `amount` only say what they were part of.
+/// `coupon_discount`, `points_discount`, `staff_discount` and `amount` only say what they were part of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
@@ -296,6 +296,7 @@ fn line_due(line: &FrozenLine, taken: &TakenLine, quantity: i64) -> Result<Share
         prepaid_amount: fen(share.prepaid_amount, had.prepaid_amount, of_bought, bought)?,
         balance_amount: fen(share.balance_amount, had.balance_amount, of_bought, bought)?,
         payment_amount: fen(share.payment_amount, had.payment_amount, of_bought, bought)?,
+        staff_discount: fen(share.staff_discount, had.staff_discount, of_bought, bought)?,
         coins_used: count(share.coins_used, had.coins_used),
     })
 }
@@ -420,6 +421,7 @@ mod tests {
             prepaid_amount: Fen::ZERO,
             balance_amount: fen(500),
             payment_amount: fen(1367),
+            staff_discount: Fen::ZERO,
             coins_used: 0,
         };
         assert!(share.adds_up());

@@ -273,6 +273,7 @@ pub fn price<'k>(
         prepaid_goods: offered.as_ref().and_then(|o| o.goods.clone()),
         prepaid_money: offered.as_ref().and_then(|o| o.money),
         balance: by_balance.then_some(Purse { available: member.balance, want: Want::Rest }),
+        adjustments: Vec::new(),
         rules: rules.into(),
         now,
     })?;

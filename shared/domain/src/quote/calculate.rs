@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Input, Line, Pieces, Purse, Quote, RuleVersion, Share, Step, StepKind, Want};
+use super::{Adjustment, Input, Line, Pieces, Purse, Quote, RuleVersion, Share, Step, StepKind, Want};
 use crate::money::AmountError;
 use crate::prepaid::covered_value;
 use crate::pricing::allocate;
@@ -26,6 +26,7 @@ pub(super) fn run(input: &Input) -> Result<Run, Refusal> {
     desk.points()?;
     desk.prepaid_goods()?;
     desk.money()?;
+    desk.adjustments()?;
     desk.close()
 }
 
@@ -43,6 +44,8 @@ struct Desk<'a> {
     lines: Vec<(usize, &'a Line)>,
     shares: Vec<Share>,
     freight: Share,
+    /// What the templates ask for the place that the goods go to.
+    fee: Fen,
     steps: Vec<Step>,
     versions: Vec<RuleVersion>,
 }
@@ -65,7 +68,8 @@ impl<'a> Desk<'a> {
         let amounts = lines.iter().map(|(_, l)| l.price.checked_mul(l.quantity));
         let shares = amounts.map(|a| a.map(Share::unpaid)).collect::<Result<Vec<_>, _>>().map_err(too_large)?;
         let versions = vec![RuleVersion::new("shop", "rules", input.rules.version)];
-        let mut desk = Self { input, lines, shares, freight: Share::default(), steps: Vec::new(), versions };
+        let mut desk =
+            Self { input, lines, shares, freight: Share::default(), fee: Fen::ZERO, steps: Vec::new(), versions };
         let goods = desk.left().map_err(too_large)?;
         desk.step(StepKind::Goods, goods)?;
         Ok(desk)
@@ -88,28 +92,34 @@ impl<'a> Desk<'a> {
         kind: StepKind,
         total: Fen,
         freight_too: bool,
-        put: impl Fn(&mut Share, Fen),
+        field: impl Fn(&mut Share) -> &mut Fen,
     ) -> Result<(), Refusal> {
         let freight = if freight_too { self.freight.payment_amount } else { Fen::ZERO };
         let rests: Vec<Fen> = self.shares.iter().map(|s| s.payment_amount).chain([freight]).collect();
         let parts = allocate(total, &rests);
         for (share, part) in self.shares.iter_mut().chain([&mut self.freight]).zip(parts) {
             share.payment_amount = share.payment_amount.checked_sub(part).map_err(too_large)?;
-            put(share, part);
+            let field = field(share);
+            *field = field.checked_add(part).map_err(too_large)?;
         }
         self.step(kind, total)
+    }
+
+    /// What sending costs by the templates.
+    fn fees(&self, to: &freight::Destination) -> Result<Vec<freight::Fee>, Refusal> {
+        let Some(sending) = &self.input.sending else { return Ok(Vec::new()) };
+        let items: Vec<freight::Item<'_>> = self.lines.iter().zip(&self.shares).map(item).collect();
+        freight::fees(&sending.templates, &items, to)
     }
 
     fn coupon_and_freight(&mut self) -> Result<(), Refusal> {
         let input = self.input;
         let fees = match &input.sending {
-            Some(sending) => {
-                let items: Vec<freight::Item<'_>> = self.lines.iter().zip(&self.shares).map(item).collect();
-                freight::fees(&sending.templates, &items, &sending.to)?
-            }
+            Some(sending) => self.fees(&sending.to)?,
             None => Vec::new(),
         };
         let fee = Fen::sum(fees.iter().map(|f| f.fee)).map_err(too_large)?;
+        self.fee = fee;
         let mut freight_off = Fen::ZERO;
         if let Some(held) = &input.coupon {
             let goods: Vec<coupon::Goods<'_>> = self.lines.iter().zip(&self.shares).map(goods).collect();
@@ -152,7 +162,7 @@ impl<'a> Desk<'a> {
             let most = payable.get().checked_div(rules.point_value_fen).unwrap_or(0);
             return Err(Refusal::invalid("pointsUsed", format!("本单最多可用 {most} 积分")).detail("maxPoints", most));
         }
-        self.take(StepKind::Points, off, rules.points_pay_freight, |share, part| share.points_discount = part)?;
+        self.take(StepKind::Points, off, rules.points_pay_freight, |share| &mut share.points_discount)?;
         // Each share also says how many of the points are its own, so that they come back with it.
         let worths: Vec<Fen> = self.shares.iter().chain([&self.freight]).map(|s| s.points_discount).collect();
         let parts = allocate(Fen::new(points.get()).map_err(beyond)?, &worths);
@@ -198,13 +208,52 @@ impl<'a> Desk<'a> {
     fn money(&mut self) -> Result<(), Refusal> {
         if let Some(purse) = &self.input.prepaid_money {
             let amount = draw(purse, self.left().map_err(too_large)?, Code::PrepaidInsufficient)?;
-            self.take(StepKind::PrepaidMoney, amount, true, |share, part| share.prepaid_amount = part)?;
+            self.take(StepKind::PrepaidMoney, amount, true, |share| &mut share.prepaid_amount)?;
         }
         if let Some(purse) = &self.input.balance {
             let amount = draw(purse, self.left().map_err(too_large)?, Code::BalanceInsufficient)?;
-            self.take(StepKind::Balance, amount, true, |share, part| share.balance_amount = part)?;
+            self.take(StepKind::Balance, amount, true, |share| &mut share.balance_amount)?;
         }
         Ok(())
+    }
+
+    fn adjustments(&mut self) -> Result<(), Refusal> {
+        let input = self.input;
+        for adjustment in &input.adjustments {
+            match adjustment {
+                Adjustment::Price { to } => self.lower_to(*to)?,
+                Adjustment::Freight { to } => self.set_freight(*to)?,
+                Adjustment::Place { to } => {
+                    let fee = Fen::sum(self.fees(to)?.iter().map(|f| f.fee)).map_err(too_large)?;
+                    if fee != self.fee {
+                        self.fee = fee;
+                        self.set_freight(fee)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lower_to(&mut self, to: Fen) -> Result<(), Refusal> {
+        let left = self.left().map_err(too_large)?;
+        let off = left.checked_sub(to).map_err(|_| {
+            let most = Yuan(left).to_string();
+            Refusal::invalid("amount", format!("只能改低，当前应付 {most} 元")).detail("max", most)
+        })?;
+        self.take(StepKind::PriceChange, off, true, |share| &mut share.staff_discount)
+    }
+
+    /// What of the freight is paid or taken off otherwise stays so: it cannot become less than that.
+    fn set_freight(&mut self, to: Fen) -> Result<(), Refusal> {
+        let share = &mut self.freight;
+        let settled = share.amount.checked_sub(share.payment_amount).map_err(too_large)?;
+        share.payment_amount = to.checked_sub(settled).map_err(|_| {
+            let least = Yuan(settled).to_string();
+            Refusal::invalid("freightAmount", format!("运费最低可改为 {least} 元")).detail("min", least)
+        })?;
+        share.amount = to;
+        self.step(StepKind::FreightChange, to)
     }
 
     fn close(mut self) -> Result<Run, Refusal> {

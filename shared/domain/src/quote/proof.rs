@@ -31,6 +31,12 @@ pub enum StepKind {
     PrepaidMoney,
     #[serde(rename = "balance")]
     Balance,
+    /// What staff took off.
+    #[serde(rename = "priceChange")]
+    PriceChange,
+    /// What the freight became.
+    #[serde(rename = "freightChange")]
+    FreightChange,
     /// What is left for WeChat Pay.
     #[serde(rename = "payment")]
     Payment,

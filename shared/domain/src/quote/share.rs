@@ -9,10 +9,14 @@ fn is_zero(n: &i64) -> bool {
     *n == 0
 }
 
+fn is_nothing(fen: &Fen) -> bool {
+    fen.is_zero()
+}
+
 /// An amount and everything that it was paid with: of a line, of the freight, of a whole order, of what goes back.
 ///
-/// `amount = coupon_discount + points_discount + prepaid_covered + prepaid_amount + balance_amount + payment_amount`; the
-/// counts (`points_used`, `prepaid_quantity`, `coins_used`) stand beside it.
+/// `amount = coupon_discount + points_discount + staff_discount + prepaid_covered + prepaid_amount + balance_amount +
+/// payment_amount`; the counts (`points_used`, `prepaid_quantity`, `coins_used`) stand beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Share {
@@ -34,6 +38,9 @@ pub struct Share {
     pub balance_amount: Fen,
     /// Through WeChat Pay.
     pub payment_amount: Fen,
+    /// What staff took off before it was paid.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub staff_discount: Fen,
     /// Coins that a points-mall order cost.
     #[serde(default, deserialize_with = "whole", skip_serializing_if = "is_zero")]
     pub coins_used: i64,
@@ -45,7 +52,7 @@ impl Share {
         Self { amount, payment_amount: amount, ..Self::default() }
     }
 
-    fn numbers(&self) -> [i64; 10] {
+    fn numbers(&self) -> [i64; 11] {
         [
             self.amount.get(),
             self.coupon_discount.get(),
@@ -56,6 +63,7 @@ impl Share {
             self.prepaid_amount.get(),
             self.balance_amount.get(),
             self.payment_amount.get(),
+            self.staff_discount.get(),
             self.coins_used,
         ]
     }
@@ -76,6 +84,7 @@ impl Share {
             prepaid_amount: Fen::new(next()?)?,
             balance_amount: Fen::new(next()?)?,
             payment_amount: Fen::new(next()?)?,
+            staff_discount: Fen::new(next()?)?,
             coins_used: count(next()?)?,
         })
     }
@@ -99,9 +108,14 @@ impl Share {
         self.numbers().iter().zip(most.numbers()).all(|(n, most)| *n <= most)
     }
 
-    /// What is left of the amount after coupon and points.
+    /// What coupon, points and staff took off.
+    pub fn discount(&self) -> Result<Fen, AmountError> {
+        Fen::sum([self.coupon_discount, self.points_discount, self.staff_discount])
+    }
+
+    /// What is left of the amount after that.
     pub fn payable(&self) -> Result<Fen, AmountError> {
-        self.amount.checked_sub(self.coupon_discount)?.checked_sub(self.points_discount)
+        self.amount.checked_sub(self.discount()?)
     }
 
     /// Prepaid money, balance and WeChat money: what was really paid, and what can go back as money.
@@ -111,7 +125,7 @@ impl Share {
 
     /// Whether what it was paid with is exactly its amount.
     pub fn adds_up(&self) -> bool {
-        let paid = [self.coupon_discount, self.points_discount, self.prepaid_covered].into_iter();
+        let paid = [self.coupon_discount, self.points_discount, self.staff_discount, self.prepaid_covered].into_iter();
         let paid = paid.chain([self.prepaid_amount, self.balance_amount, self.payment_amount]);
         Fen::sum(paid) == Ok(self.amount)
     }

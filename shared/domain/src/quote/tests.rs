@@ -47,6 +47,7 @@ pub(crate) fn input(lines: Vec<Line>) -> Input {
         prepaid_money: None,
         balance: None,
         sending: None,
+        adjustments: Vec::new(),
         rules: Rules { version: 4, point_value_fen: 100, points_pay_freight: false },
         now: at(10),
     }
@@ -244,6 +245,52 @@ fn a_changed_price_is_told_with_both_amounts() {
             {"field": "paymentAmount", "expected": "22.00", "actual": "20.00"},
         ])
     );
+}
+
+/// What of a quote no adjustment may move.
+fn tenders(quote: &Quote) -> Vec<Share> {
+    let still =
+        |share: &Share| Share { amount: Fen::ZERO, payment_amount: Fen::ZERO, staff_discount: Fen::ZERO, ..*share };
+    quote.lines.iter().chain([&quote.freight]).map(still).collect()
+}
+
+#[test]
+fn adjustments_by_hand() {
+    // 110.00 left of 2 × 50.00 goods and 10.00 freight.
+    let mut asked = input(vec![line(2, 5000, 2)]);
+    asked.lines[0].template_id = Some(template_id(1));
+    let mut near = template(1, 1000, 0, None);
+    let far = Rule { places: vec![Place { province: "新疆".to_owned(), city: None }], tariff: near.default };
+    near.rules.push(far);
+    near.rules[1].tariff.as_mut().unwrap().first_fee = fen(2500);
+    asked.sending = sending(vec![near]);
+    let place = |province: &str| Adjustment::Place {
+        to: Destination { province: province.to_owned(), city: String::new(), code: None },
+    };
+    let quoted = |adjustments: &[Adjustment]| {
+        let proof = prove(Input { adjustments: adjustments.to_vec(), ..asked.clone() })?;
+        assert_eq!(verify(&proof), Ok(()));
+        let (line, freight) = (proof.quote.lines[0], proof.quote.freight);
+        assert_eq!(proof.quote.discount(), line.staff_discount.checked_add(freight.staff_discount));
+        Ok::<_, Refusal>(
+            [line.payment_amount, line.staff_discount, freight.amount, freight.payment_amount].map(Fen::get),
+        )
+    };
+    let (price, freight) = (|to| Adjustment::Price { to: fen(to) }, |to| Adjustment::Freight { to: fen(to) });
+    assert_eq!(quoted(&[]).unwrap(), [10000, 0, 1000, 1000]);
+    assert_eq!(quoted(&[price(9900)]).unwrap(), [9000, 1000, 1000, 900]);
+    assert_eq!(quoted(&[price(9900), price(0)]).unwrap(), [0, 10000, 1000, 0]);
+    assert_eq!(quoted(&[freight(300), price(5150)]).unwrap(), [5000, 5000, 300, 150]);
+    assert_eq!(quoted(&[freight(0), freight(1234)]).unwrap(), [10000, 0, 1234, 1234]);
+    // What staff took off the freight stays taken off.
+    assert_eq!(quoted(&[price(9900), freight(100)]).unwrap(), [9000, 1000, 100, 0]);
+    assert_eq!(quoted(&[price(9900), freight(99)]).unwrap_err().details["min"], "1.00");
+    assert_eq!(quoted(&[price(9900), price(9901)]).unwrap_err().details["max"], "99.00");
+    // A place with the same fee leaves what staff set; another fee replaces it, there and back.
+    assert_eq!(quoted(&[freight(0), place("江苏")]).unwrap(), [10000, 0, 0, 0]);
+    assert_eq!(quoted(&[freight(0), place("新疆")]).unwrap(), [10000, 0, 2500, 2500]);
+    assert_eq!(quoted(&[freight(0), place("新疆"), place("江苏")]).unwrap(), [10000, 0, 1000, 1000]);
+    assert_eq!(quoted(&[place("西藏")]).unwrap_err().details["reason"], "NOT_DELIVERABLE");
 }
 
 /// Every path to a number outside of `input`.
@@ -459,6 +506,47 @@ proptest! {
             prop_assert!(quote.total.coupon_discount <= larger.total.coupon_discount);
             prop_assert!(quote.total.payable().unwrap() <= larger.total.payable().unwrap());
             prop_assert!(quote.total.payment_amount <= larger.total.payment_amount);
+        }
+    }
+
+    /// Any adjustments that can be made leave every other tender where it was, add up, and are proven.
+    #[test]
+    fn adjustments_move_only_what_is_left_for_wechat(
+        (mut input, quote) in any_order(),
+        changes in prop::collection::vec((any::<bool>(), 0i64..=1200), 1..6),
+    ) {
+        let mut last = quote.clone();
+        for (lower, parts) in changes {
+            let change = match lower {
+                true => {
+                    let left = last.total.payment_amount.get();
+                    Adjustment::Price { to: fen(left * parts.min(1000) / 1000) }
+                }
+                false => Adjustment::Freight { to: fen(parts) },
+            };
+            input.adjustments.push(change.clone());
+            match prove(input.clone()) {
+                Ok(proof) => {
+                    let now = &proof.quote;
+                    let all = || now.lines.iter().chain([&now.freight]);
+                    prop_assert!(all().all(Share::adds_up) && now.total.adds_up());
+                    prop_assert_eq!(Share::sum(all()).unwrap(), now.total);
+                    prop_assert_eq!(tenders(now), tenders(&quote));
+                    prop_assert!(now.lines.iter().zip(&quote.lines).all(|(n, q)| n.amount == q.amount));
+                    match change {
+                        Adjustment::Price { to } => prop_assert_eq!(now.total.payment_amount, to),
+                        Adjustment::Freight { to } => prop_assert_eq!(now.freight.amount, to),
+                        Adjustment::Place { .. } => {}
+                    }
+                    let stored: Proof = serde_json::from_str(&serde_json::to_string(&proof).unwrap()).unwrap();
+                    prop_assert_eq!(verify(&stored), Ok(()));
+                    last = proof.quote;
+                }
+                Err(refusal) => {
+                    prop_assert_eq!(&refusal.details["field"], "freightAmount");
+                    input.adjustments.pop();
+                }
+            }
         }
     }
 
