@@ -33,12 +33,6 @@ async fn action(client: &Client, token: &str, action: &str) -> anyhow::Result<An
     client.call("verifyIdentity", token, json!({ "action": action })).await
 }
 
-fn staff(world: &World, permission: &str) -> anyhow::Result<String> {
-    let permissions = [permission.to_owned()];
-    let app = &world.app;
-    Ok(app.issue_staff_token("lily", &permissions, chrono::TimeDelta::hours(1), app.clock.now())?.0)
-}
-
 async fn user_id(world: &World, name: &str) -> anyhow::Result<UserId> {
     let open_id = domain::OpenId::parse(&format!("o-{name}"))?;
     Ok(world.store.member_by_open_id(&open_id).await?.unwrap().id)
@@ -299,8 +293,8 @@ async fn staff_see_a_number_only_with_a_reason_and_a_record() -> anyhow::Result<
     let user = user_id(&world, "seen").await?;
     let event = json!({ "action": "reveal", "userId": user.as_str(), "reason": "公安机关调证 第 12 号" });
     c.call("verifyIdentity", &token, event.clone()).await?.refused(403, "FORBIDDEN");
-    c.call("verifyIdentity", &staff(&world, "orders")?, event.clone()).await?.refused(403, "FORBIDDEN");
-    let lily = staff(&world, "identity")?;
+    c.call("verifyIdentity", &world.staff("orders")?, event.clone()).await?.refused(403, "FORBIDDEN");
+    let lily = world.staff("identity")?;
     let mut silent = event.clone();
     silent["reason"] = json!(" ");
     c.call("verifyIdentity", &lily, silent.clone()).await?.refused(400, "INVALID_ARGUMENT");

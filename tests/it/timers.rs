@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use it::{World, order_of};
 use serde_json::json;
 
-const ALL: [&str; 8] = [
+const ALL: [&str; 9] = [
+    "autoComplete",
     "lotteryDraw",
     "expireCoins",
     "expireCoupons",

@@ -360,6 +360,12 @@ impl World {
         world.client.login("lin").await
     }
 
+    /// The session of a member of the staff with this permission.
+    pub fn staff(&self, permission: &str) -> anyhow::Result<String> {
+        let permissions = [permission.to_owned()];
+        Ok(self.app.issue_staff_token("lily", &permissions, chrono::TimeDelta::hours(1), self.app.clock.now())?.0)
+    }
+
     /// The pieces of a product that can be bought now.
     pub async fn stock(&self, product: &str) -> anyhow::Result<i64> {
         let id = domain::ProductId::parse(product)?;

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::pricing::check_claim;
 use domain::quote::{Quote, Share, check_unchanged};
-use domain::{Code, OrderId, OrderStatus, OrderType, Points, Refusal, ShopRules};
+use domain::{Code, Fen, OrderId, OrderStatus, OrderType, Points, Refusal, ShopRules};
 use shop::address::place_of;
 use shop::offers::Offer;
 use shop::prepaid::Tender;
@@ -73,6 +73,8 @@ pub(crate) fn decide(
         refund_revision: 0,
         refund_state: None,
         price_proof: Some(proof),
+        adjustments: Vec::new(),
+        notes: Vec::new(),
     };
     Ok(Decision { order, tender, right: right.cloned() })
 }
@@ -99,6 +101,7 @@ fn items(wish: &Wish, offers: &[Offer<'_>], quote: &Quote) -> Result<Vec<OrderIt
             amount: share.amount,
             coupon_discount: share.coupon_discount,
             points_discount: share.points_discount,
+            staff_discount: Fen::ZERO,
             payable: share.payable().map_err(|_| too_large())?,
             prepaid_quantity: share.prepaid_quantity,
             prepaid_covered: share.prepaid_covered,

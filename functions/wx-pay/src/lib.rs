@@ -159,7 +159,7 @@ async fn begin(ctx: &Context, order: &Order, attempt: i64) -> Result<Option<Paym
         .transaction(|tx, _| {
             let payment = &payment;
             Box::pin(async move {
-                if !tx.begin_payment_attempt(&order.id, attempt, now).await? {
+                if !tx.begin_payment_attempt(order, attempt, now).await? {
                     return Ok(false);
                 }
                 tx.insert_payment(payment).await?;
@@ -183,7 +183,9 @@ async fn prepaid(ctx: &Context, payment: &Payment) -> Result<Option<PayParams>, 
         _ => match pay.prepay(&payment.request).await {
             Ok(id) => {
                 crashpoint("pay.prepaid").await;
-                ctx.store().record_prepay(&payment.out_trade_no, id.as_str(), ctx.now).await?;
+                if !ctx.store().record_prepay(&payment.out_trade_no, id.as_str(), ctx.now).await? {
+                    return Ok(None);
+                }
                 id
             }
             // Their refusal may mean paid, closed or used: only a query tells, and settles if it is paid.

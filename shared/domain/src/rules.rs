@@ -15,6 +15,8 @@ pub struct ShopRules {
     pub refund_days: i64,
     /// Whether the coupon of an order that is refunded as a whole before it is shipped can be used again.
     pub coupon_return: bool,
+    /// Days after shipping until an order completes by itself.
+    pub auto_complete_days: i64,
     /// Which events people are told by message.
     pub tells: Tells,
     /// Whether shipments of what was paid through WeChat are reported to it.
@@ -29,6 +31,7 @@ impl Default for ShopRules {
             order_expire_minutes: 30,
             refund_days: 15,
             coupon_return: true,
+            auto_complete_days: 10,
             tells: Tells::default(),
             shipping_reports: true,
         }

@@ -73,6 +73,17 @@ impl Caller {
         }
     }
 
+    /// Who acts for the shop, as documents name them: `staff:…` or `service:…`. `FORBIDDEN` for everybody else.
+    pub fn operator(&self) -> Result<String, Refusal> {
+        match self {
+            Self::Staff { id, .. } => Ok(format!("staff:{id}")),
+            Self::Service { key_id, .. } => Ok(format!("service:{key_id}")),
+            Self::User { .. } | Self::Timer { .. } | Self::Provider | Self::Anonymous => {
+                Err(Refusal::new(Code::Forbidden))
+            }
+        }
+    }
+
     /// The caller's kind, for logs.
     pub fn kind(&self) -> &'static str {
         match self {

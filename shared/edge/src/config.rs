@@ -340,6 +340,7 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
         "COUPON_RETURN",
         "off = a coupon stays used when its order is refunded as a whole before shipping; default on",
     ),
+    (None, "AUTO_COMPLETE_DAYS", "days after shipping until an order completes by itself, default 10"),
     (None, "MAX_CONCURRENCY", "calls at once per process, default 100"),
     (None, "LOG_LEVEL", "error, warn, info, debug or trace; default info"),
     (None, "PORT", "port of the HTTP host, default 9000"),
@@ -434,6 +435,7 @@ impl Reader<'_> {
                 order_expire_minutes: self.number("ORDER_EXPIRE_MINUTES", 1, 43_200, rules.order_expire_minutes),
                 refund_days: self.number("REFUND_DAYS", 0, 365, rules.refund_days),
                 coupon_return: self.on_unless_off("COUPON_RETURN"),
+                auto_complete_days: self.number("AUTO_COMPLETE_DAYS", 1, 365, rules.auto_complete_days),
                 // From the templates and the names told, when the process is put together.
                 tells: rules.tells,
                 shipping_reports: self.on_unless_off("WECHAT_SHIPPING_REPORT"),

@@ -171,6 +171,7 @@ mod tests {
         assert_eq!(
             functions,
             [
+                "autoComplete",
                 "closeExpiredOrders",
                 "deliverOutbox",
                 "expireCoins",

@@ -81,7 +81,7 @@ async fn finish_release(store: &Store, order: &Order) -> Result<(), Failure> {
 }
 
 /// Makes sure that an attempt cannot be paid any more; true if it turns out to be paid.
-async fn close_at_wechat(
+pub(crate) async fn close_at_wechat(
     store: &Store,
     client: &pay::Client,
     rules: &ShopRules,

@@ -3,8 +3,10 @@
 //! It knows the store, WeChat Pay and the rules, but no HTTP.
 
 pub mod address;
+pub mod adjust;
 pub mod after_sale;
 pub mod assignments;
+pub mod batch;
 pub mod close;
 pub mod coins;
 pub mod coupons;

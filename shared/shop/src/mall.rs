@@ -128,6 +128,7 @@ fn decide(
         amount: Fen::ZERO,
         coupon_discount: Fen::ZERO,
         points_discount: Fen::ZERO,
+        staff_discount: Fen::ZERO,
         payable: Fen::ZERO,
         prepaid_quantity: 0,
         prepaid_covered: Fen::ZERO,
@@ -171,5 +172,7 @@ fn decide(
         refund_revision: 0,
         refund_state: None,
         price_proof: None,
+        adjustments: Vec::new(),
+        notes: Vec::new(),
     })
 }

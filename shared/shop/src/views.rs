@@ -1,9 +1,10 @@
 //! How documents look on the wire: yuan, ISO times, no openid of others, no internal fields.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use domain::quote::Adjustment;
 use domain::{Logistics, OrderStatus, OrderType, PaymentMethod, Yuan};
-use serde::Serialize;
-use store::orders::{Address, Order, OrderItem, Shipping};
+use serde::{Deserialize, Serialize};
+use store::orders::{Address, Note, Order, OrderItem, PriceChange, Shipping};
 use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException, PaymentStatus};
 use store::refunds::RefundState;
 
@@ -90,6 +91,8 @@ pub struct OrderView {
     pub total_amount: Yuan,
     pub discount_amount: Yuan,
     pub coupon_discount: Yuan,
+    /// Of the discount, what staff took off.
+    pub staff_discount: Yuan,
     pub freight_amount: Yuan,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_coupon_id: Option<String>,
@@ -116,6 +119,8 @@ pub struct OrderView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refund_state: Option<RefundState>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close_reason: Option<String>,
@@ -132,6 +137,7 @@ impl From<&Order> for OrderView {
             total_amount: Yuan(order.total_amount),
             discount_amount: Yuan(order.discount_amount),
             coupon_discount: Yuan(order.coupon_discount()),
+            staff_discount: Yuan(order.staff_discount()),
             freight_amount: Yuan(order.freight_amount),
             user_coupon_id: order.user_coupon_id.as_ref().map(|id| id.as_str().to_owned()),
             prepaid_amount: Yuan(order.prepaid_total().unwrap_or(order.prepaid_amount)),
@@ -151,8 +157,55 @@ impl From<&Order> for OrderView {
             transaction_id: order.transaction_id.clone(),
             shipping: order.shipping.as_ref().map(ShippingView::from),
             refund_state: order.refund_state,
+            completed_at: order.completed_at.map(iso),
             closed_at: order.closed_at.map(iso),
             close_reason: order.close_reason.clone(),
+        }
+    }
+}
+
+/// A note, for staff.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NoteView {
+    pub text: String,
+    pub by: String,
+    pub at: String,
+}
+
+impl From<&Note> for NoteView {
+    fn from(note: &Note) -> Self {
+        Self { text: note.text.clone(), by: note.by.clone(), at: iso(note.at) }
+    }
+}
+
+/// A change of what an order costs, for staff. Amounts in yuan.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PriceChangeView {
+    /// `price`, `freight` or `place`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub payment_before: Yuan,
+    pub payment_after: Yuan,
+    pub reason: String,
+    pub by: String,
+    pub at: String,
+}
+
+impl From<&PriceChange> for PriceChangeView {
+    fn from(change: &PriceChange) -> Self {
+        Self {
+            kind: match change.change {
+                Adjustment::Price { .. } => "price",
+                Adjustment::Freight { .. } => "freight",
+                Adjustment::Place { .. } => "place",
+            },
+            payment_before: Yuan(change.payment_before),
+            payment_after: Yuan(change.payment_after),
+            reason: change.reason.clone(),
+            by: change.by.clone(),
+            at: iso(change.at),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use bson::doc;
 use chrono::{DateTime, Utc};
-use domain::quote::{Proof, Share};
+use domain::machine::order::{Event, sources};
+use domain::quote::{Adjustment, Proof, Share};
 use domain::refund::{Frozen, FrozenLine, LineFacts};
 use domain::{
     CustomerId, Fen, Logistics, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId,
@@ -60,6 +61,9 @@ pub struct OrderItem {
     pub coupon_discount: Fen,
     /// This line's share of what points took off.
     pub points_discount: Fen,
+    /// This line's share of what staff took off before it was paid.
+    #[serde(default, skip_serializing_if = "no_fen")]
+    pub staff_discount: Fen,
     /// amount − discounts
     pub payable: Fen,
     /// Pieces that prepaid goods pay for.
@@ -73,9 +77,9 @@ pub struct OrderItem {
 }
 
 impl OrderItem {
-    /// What coupon and points took off.
+    /// What coupon, points and staff took off.
     pub fn discount(&self) -> Fen {
-        self.coupon_discount.checked_add(self.points_discount).unwrap_or(self.amount)
+        Fen::sum([self.coupon_discount, self.points_discount, self.staff_discount]).unwrap_or(self.amount)
     }
 
     fn facts(&self) -> LineFacts<'_> {
@@ -96,6 +100,41 @@ impl OrderItem {
         let LineFacts { line_id, quantity, grants_coin } = self.facts();
         Ok(FrozenLine { line_id: line_id.to_owned(), quantity, share, grants_coin })
     }
+}
+
+fn no_fen(amount: &Fen) -> bool {
+    amount.is_zero()
+}
+
+/// More notes and more changes of its price than this an order does not keep.
+pub const NOTES_MAX: usize = 20;
+pub const CHANGES_MAX: usize = 20;
+
+/// What staff wrote down about an order. Its buyer does not see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Note {
+    pub text: String,
+    /// `staff:…`
+    pub by: String,
+    #[serde(with = "date")]
+    pub at: DateTime<Utc>,
+}
+
+/// A change of what an order costs, before it was paid: the price proof says how the price follows from it. Amounts in fen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PriceChange {
+    pub change: Adjustment,
+    /// What was left for WeChat Pay before and after.
+    pub payment_before: Fen,
+    pub payment_after: Fen,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// `staff:…` or `buyer`.
+    pub by: String,
+    #[serde(with = "date")]
+    pub at: DateTime<Utc>,
 }
 
 /// How an order was shipped.
@@ -141,7 +180,7 @@ pub struct Order {
     /// Of the total.
     #[serde(default)]
     pub freight_amount: Fen,
-    /// Everything that is neither a tender nor paid: what coupon and points took off.
+    /// Everything that is neither a tender nor paid: what coupon, points and staff took off.
     pub discount_amount: Fen,
     pub points_used: Points,
     /// Taken from the member's balance.
@@ -210,6 +249,11 @@ pub struct Order {
     /// of the points mall, which cost no money.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_proof: Option<Proof>,
+    /// What was changed about its price, one after another: those of the price proof.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adjustments: Vec<PriceChange>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
 }
 
 impl Order {
@@ -226,6 +270,11 @@ impl Order {
     /// What the coupon took off goods and freight.
     pub fn coupon_discount(&self) -> Fen {
         self.price_proof.as_ref().map_or(Fen::ZERO, |p| p.quote.total.coupon_discount)
+    }
+
+    /// What staff took off goods and freight before it was paid.
+    pub fn staff_discount(&self) -> Fen {
+        self.price_proof.as_ref().map_or(Fen::ZERO, |p| p.quote.total.staff_discount)
     }
 
     /// What each line and the freight were paid with: what refunds give back, piece by piece.
@@ -279,6 +328,7 @@ pub struct OrderFilter {
     pub user: Option<UserId>,
     pub status: Option<OrderStatus>,
     pub order_type: Option<OrderType>,
+    pub refund_state: Option<RefundState>,
 }
 
 impl Store {
@@ -302,11 +352,54 @@ impl Store {
                 query.insert("status", doc! { "$in": OrderStatus::ALL.map(OrderStatus::as_str).to_vec() });
             }
         }
+        if let Some(state) = filter.refund_state {
+            query.insert("refundState", bson::serialize_to_bson(&state)?);
+        }
         if query.is_empty() {
             // The index on createdAt serves an unfiltered list only when the query names the field.
             query.insert("createdAt", doc! { "$gt": date::bson(DateTime::<Utc>::UNIX_EPOCH) });
         }
         self.page("orders", query, page).await
+    }
+
+    /// `shipped → completed`; false if the order is in any other state.
+    pub async fn complete_order(&self, id: &OrderId, now: DateTime<Utc>) -> Result<bool, Error> {
+        let orders = self.collection::<bson::Document>("orders").await?;
+        let from = doc! { "_id": id.as_str(), "status": { "$in": states(Event::Receive) } };
+        Ok(orders.update_one(from, completed(now)).await?.modified_count == 1)
+    }
+
+    /// Completes orders that were shipped at `before` or earlier, those shipped first in front, but none of which a refund is asked
+    /// for or under way. How many were found, at most `limit`, and how many of them completed.
+    pub async fn complete_silent_orders(
+        &self,
+        before: DateTime<Utc>,
+        limit: i64,
+        now: DateTime<Utc>,
+    ) -> Result<(u64, u64), Error> {
+        #[derive(Deserialize)]
+        struct Found {
+            #[serde(rename = "_id")]
+            id: String,
+        }
+        // The status stands by itself: an index of shipped orders alone serves it.
+        let due = doc! {
+            "status": OrderStatus::Shipped.as_str(), "shipping.shippedAt": { "$lte": date::bson(before) },
+            "refundState": { "$ne": "applied" },
+        };
+        let orders = self.collection::<Found>("orders").await?;
+        let find = orders.find(due.clone()).projection(doc! { "_id": 1i32 });
+        let found: Vec<Found> =
+            find.sort(doc! { "shipping.shippedAt": 1i32 }).limit(limit).await?.try_collect().await?;
+        let (count, ids) = (u64::try_from(found.len()).unwrap_or(0), found.into_iter().map(|f| f.id));
+        if count == 0 {
+            return Ok((0, 0));
+        }
+        let mut guarded = due;
+        guarded.insert("_id", doc! { "$in": ids.collect::<Vec<_>>() });
+        guarded.insert("status", doc! { "$in": states(Event::AutoComplete) });
+        let done = orders.update_many(guarded, completed(now)).await?;
+        Ok((count, done.modified_count))
     }
 
     /// Unpaid orders whose time is over, oldest first.
@@ -321,6 +414,15 @@ impl Store {
             .try_collect()
             .await?)
     }
+}
+
+/// The states that an event may start from, as a guard names them.
+fn states(event: Event) -> Vec<&'static str> {
+    sources(event).into_iter().map(OrderStatus::as_str).collect()
+}
+
+fn completed(now: DateTime<Utc>) -> bson::Document {
+    doc! { "$set": { "status": OrderStatus::Completed.as_str(), "completedAt": date::bson(now) } }
 }
 
 impl Tx {
@@ -349,7 +451,7 @@ impl Tx {
         }
         self.update(
             "orders",
-            doc! { "_id": id.as_str(), "status": OrderStatus::PendingPayment.as_str() },
+            doc! { "_id": id.as_str(), "status": { "$in": states(Event::Pay) } },
             doc! { "$set": set },
         )
         .await
@@ -359,7 +461,7 @@ impl Tx {
     pub async fn mark_order_shipped(&mut self, id: &OrderId, shipping: &Shipping) -> Result<bool, Error> {
         self.update(
             "orders",
-            doc! { "_id": id.as_str(), "status": OrderStatus::Paid.as_str() },
+            doc! { "_id": id.as_str(), "status": { "$in": states(Event::Ship) } },
             doc! { "$set": {
                 "status": OrderStatus::Shipped.as_str(), "shipping": bson::serialize_to_bson(shipping)?,
             } },
@@ -385,18 +487,54 @@ impl Tx {
         .await
     }
 
-    /// Counts a new payment attempt on an order that can still be paid; false if it cannot or another attempt was first.
+    /// Writes what changed of an order that waits for payment: price, proof, address. False if it has another state or price by
+    /// now, another change was first, or a payment attempt began since.
+    pub async fn change_order(&mut self, before: &Order, after: &Order) -> Result<bool, Error> {
+        let mut set = doc! {
+            "address": bson::serialize_to_bson(&after.address)?,
+            "totalAmount": after.total_amount.get(),
+            "freightAmount": after.freight_amount.get(),
+            "discountAmount": after.discount_amount.get(),
+            "paymentAmount": after.payment_amount.get(),
+        };
+        if let Some(proof) = &after.price_proof {
+            set.insert("priceProof", bson::serialize_to_bson(proof)?);
+            set.insert("adjustments", bson::serialize_to_bson(&after.adjustments)?);
+        }
+        for (i, line) in after.items.iter().enumerate() {
+            set.insert(format!("items.{i}.payable"), line.payable.get());
+            set.insert(format!("items.{i}.staffDiscount"), line.staff_discount.get());
+        }
+        // Changes are only ever added.
+        let next = format!("adjustments.{}", before.adjustments.len());
+        let guard = doc! {
+            "_id": before.id.as_str(), "status": before.status.as_str(), "paymentAttempts": before.payment_attempts,
+            "paymentAmount": before.payment_amount.get(), next: { "$exists": false },
+        };
+        self.update("orders", guard, doc! { "$set": set }).await
+    }
+
+    /// Adds a note; false if there is no such order, or no room.
+    pub async fn note_order(&mut self, id: &OrderId, note: &Note) -> Result<bool, Error> {
+        let full = format!("notes.{}", NOTES_MAX.saturating_sub(1));
+        let guard = doc! { "_id": id.as_str(), full: { "$exists": false } };
+        self.update("orders", guard, doc! { "$push": { "notes": bson::serialize_to_bson(note)? } }).await
+    }
+
+    /// Counts a new payment attempt on an order that can still be paid at this price; false if it cannot or another attempt was
+    /// first.
     pub async fn begin_payment_attempt(
         &mut self,
-        id: &OrderId,
+        order: &Order,
         attempt: i64,
         now: DateTime<Utc>,
     ) -> Result<bool, Error> {
         self.update(
             "orders",
             doc! {
-                "_id": id.as_str(), "status": OrderStatus::PendingPayment.as_str(),
-                "paymentAttempts": attempt.saturating_sub(1), "expireTime": { "$gt": date::bson(now) },
+                "_id": order.id.as_str(), "status": OrderStatus::PendingPayment.as_str(),
+                "paymentAttempts": attempt.saturating_sub(1), "paymentAmount": order.payment_amount.get(),
+                "expireTime": { "$gt": date::bson(now) },
             },
             doc! { "$set": { "paymentAttempts": attempt } },
         )

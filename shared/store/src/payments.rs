@@ -213,16 +213,17 @@ impl Store {
             .await?)
     }
 
-    /// Records that WeChat knows the attempt under this prepay id.
-    pub async fn record_prepay(&self, out_trade_no: &str, prepay_id: &str, now: DateTime<Utc>) -> Result<(), Error> {
-        self.collection::<Payment>("payments")
+    /// Records that WeChat knows the attempt under this prepay id; false if the attempt is over.
+    pub async fn record_prepay(&self, out_trade_no: &str, prepay_id: &str, now: DateTime<Utc>) -> Result<bool, Error> {
+        let done = self
+            .collection::<Payment>("payments")
             .await?
             .update_one(
                 doc! { "_id": out_trade_no, "status": { "$in": ["created", "prepaid"] } },
                 doc! { "$set": { "status": "prepaid", "prepayId": prepay_id, "prepayAt": date::bson(now) } },
             )
             .await?;
-        Ok(())
+        Ok(done.matched_count == 1)
     }
 
     /// Sets when reconciliation asks next about an open attempt.

@@ -97,6 +97,7 @@ fn a_malformed_variable_is_named_and_its_value_is_not() {
         ("POINTS_EARN_FEN", "0"),
         ("POINT_VALUE_FEN", "1.5"),
         ("ORDER_EXPIRE_MINUTES", "-1"),
+        ("AUTO_COMPLETE_DAYS", "0"),
         ("MAX_CONCURRENCY", "0"),
         ("LOG_LEVEL", "hunter2"),
         ("PORT", "70000"),

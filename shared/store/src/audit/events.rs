@@ -9,6 +9,7 @@ use futures_util::TryStreamExt;
 use serde_json::Value;
 
 use super::Audit;
+use super::rules::completion_off;
 use crate::coins::CoinLot;
 use crate::lottery::Ticket;
 use crate::orders::Order;
@@ -84,6 +85,9 @@ impl Audit<'_> {
             let shipped = matches!(order.status, OrderStatus::Shipped | OrderStatus::Completed);
             if shipped != order.shipping.is_some() {
                 say("an order has shipping data exactly if it was shipped");
+            }
+            if let Some(message) = completion_off(order) {
+                say(message);
             }
             if reported(&order) && order.transaction_id.is_none() {
                 say("a shipment is reported to WeChat that it took no money for");

@@ -7,7 +7,7 @@
 //! | `account-negative` | no field account is below zero |
 //! | `statement` | every statement row has its entry, and every entry its statement row |
 //! | `order-amounts` | an order's amounts and lines add up |
-//! | `order-price` | an order's amounts are those that its price proof gives when it is calculated again |
+//! | `order-price` | an order's amounts are those that its price proof gives when it is calculated again, before and after each change of its price |
 //! | `order-effects` | the book holds for each order exactly the entries that its state calls for, to the posting |
 //! | `stock` | pieces moved by hand: every entry has exactly its rows in `records`, and every row its entry; goods that are deleted are not on sale |
 //! | `right` | a used right to buy and its order name each other; an order of type lottery has one, and no other has |
@@ -20,7 +20,7 @@
 //! | `identity` | a member is verified if and only if a sealed identity is stored; one number, one user; no number can be read there, at members, customers or in `accessLogs`; who waits for goods of the points mall is verified |
 //! | `seal` | every sealed day has the entries it was sealed with, and the days form one chain without gaps |
 //! | `draw` | each draw recomputes from its list, seed and beacon to its recorded ranking and winners; rights follow the ranks, hold their pieces and grant one coin each; no seed is in clear before its draw |
-//! | `shipping` | an order has shipping data exactly from its shipping on; a report that it says was made is in the outbox |
+//! | `shipping` | an order has shipping data exactly from its shipping on, and knows when it was completed exactly once it is; a report that it says was made is in the outbox |
 //! | `event` | what is told or reported has happened, and to the one who is told: order paid, shipped, refunded, draw, coins that expire |
 //! | `outbox` | nothing waits beyond its limit without being dead; what has ended has one end, is leased to nobody and not being sent; tries are numbered, and the last says what the state says; only messages hold permissions; a refund has its cause and its outcome |
 //! | `subscription` | messages that a user agreed to = those still available + those that items of the outbox hold + those found void |

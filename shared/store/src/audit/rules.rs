@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use domain::quote::{self, Share};
-use domain::{OrderStatus, OrderType};
+use domain::quote::{self, Proof, Share};
+use domain::{Fen, OrderStatus, OrderType};
 
 use super::{ORDER_REASONS, SYSTEM_ACCOUNTS, key};
 use crate::book::{self, Entry, Posting};
@@ -93,15 +93,19 @@ pub(super) fn amounts_off(order: &Order) -> Vec<String> {
     off
 }
 
-/// What coupon and points took off a line.
+/// What coupon, points and staff took off a line.
 fn off_line(line: &OrderItem) -> i64 {
-    line.coupon_discount.get().saturating_add(line.points_discount.get())
+    [line.coupon_discount, line.points_discount, line.staff_discount]
+        .iter()
+        .fold(0, |sum, f| sum.saturating_add(f.get()))
 }
 
-/// What coupon and points took off the freight: only the price proof tells.
+/// What they took off the freight: only the price proof tells.
 fn freight_off(order: &Order) -> i64 {
     let share = order.price_proof.as_ref().map(|p| p.quote.freight).unwrap_or_default();
-    share.coupon_discount.get().saturating_add(share.points_discount.get())
+    [share.coupon_discount, share.points_discount, share.staff_discount]
+        .iter()
+        .fold(0, |sum, f| sum.saturating_add(f.get()))
 }
 
 /// Where an order's price does not follow from its proof, or its amounts are not those of the proof.
@@ -116,7 +120,10 @@ pub(super) fn price_off(order: &Order) -> Vec<String> {
         amount: order.total_amount,
         coupon_discount: total.coupon_discount,
         points_used: order.points_used,
-        points_discount: order.discount_amount.checked_sub(total.coupon_discount).unwrap_or_default(),
+        points_discount: Fen::sum([total.coupon_discount, total.staff_discount])
+            .and_then(|others| order.discount_amount.checked_sub(others))
+            .unwrap_or_default(),
+        staff_discount: total.staff_discount,
         prepaid_quantity: order.items.iter().fold(0i64, |sum, l| sum.saturating_add(l.prepaid_quantity)),
         prepaid_covered: order.prepaid_goods_amount,
         prepaid_amount: order.prepaid_amount,
@@ -131,15 +138,53 @@ pub(super) fn price_off(order: &Order) -> Vec<String> {
     let same = |(item, (line, share)): (&OrderItem, (&quote::Line, &Share))| {
         (&item.product_id, &item.sku_id, item.price, item.quantity)
             == (&line.product_id, &line.sku_id, line.price, line.quantity)
-            && (item.amount, item.coupon_discount, item.points_discount)
-                == (share.amount, share.coupon_discount, share.points_discount)
+            && (item.amount, item.coupon_discount, item.points_discount, item.staff_discount)
+                == (share.amount, share.coupon_discount, share.points_discount, share.staff_discount)
             && (item.prepaid_quantity, item.prepaid_covered) == (share.prepaid_quantity, share.prepaid_covered)
     };
     let counts = (order.items.len(), order.items.len());
     if counts != (proof.input.lines.len(), proof.quote.lines.len()) || !order.items.iter().zip(lines).all(same) {
         off.push("the order's lines are not those of its price proof".to_owned());
     }
+    off.extend(changes_off(order, proof));
     off
+}
+
+/// Where what was changed about an order's price is not what its proof adjusts, step by step.
+fn changes_off(order: &Order, proof: &Proof) -> Vec<String> {
+    let mut off = Vec::new();
+    if !order.adjustments.iter().map(|c| &c.change).eq(&proof.input.adjustments) {
+        off.push("the changes of the price are not those of its proof".to_owned());
+    }
+    let mut input = proof.input.clone();
+    for (i, change) in order.adjustments.iter().enumerate() {
+        let next = order.adjustments.get(i.saturating_add(1)).map_or(order.payment_amount, |c| c.payment_before);
+        if change.payment_after != next {
+            off.push("a change of the price does not begin where the one before ended".to_owned());
+        }
+        input.adjustments = proof.input.adjustments.iter().take(i).cloned().collect();
+        // Without the changes from here on, the price was what this one found.
+        let before = quote::calculate(&input).map(|quote| quote.total.payment_amount);
+        if before != Ok(change.payment_before) {
+            off.push("a change of the price began at another one than its proof gives".to_owned());
+        }
+    }
+    off
+}
+
+/// Whether an order asked for this much at some time.
+fn was_asked(order: &Order, amount: Fen) -> bool {
+    order.payment_amount == amount || order.adjustments.iter().any(|c| c.payment_before == amount)
+}
+
+/// What does not fit between an order's state and when it completed.
+pub(super) fn completion_off(order: &Order) -> Option<&'static str> {
+    if order.completed_at.is_some() != (order.status == OrderStatus::Completed) {
+        return Some("a completed order knows when, and no other does");
+    }
+    let shipped = order.shipping.as_ref().map(|s| s.shipped_at);
+    (order.completed_at < shipped.filter(|_| order.completed_at.is_some()))
+        .then_some("the order was completed before it was shipped")
 }
 
 /// Whether an order was ever paid. A points-mall order is paid when it is made, and may be closed after that.
@@ -397,7 +442,9 @@ pub(super) fn payment_off(
     match order {
         None => off.push("the attempt belongs to no order"),
         Some(order) => {
-            if payment.amount != order.payment_amount && payment.status != PaymentStatus::Closed {
+            // What was asked for at an earlier price is closed; paid all the same, it is an exception.
+            let over = matches!(payment.status, PaymentStatus::Closed | PaymentStatus::Exception);
+            if payment.amount != order.payment_amount && !(over && was_asked(order, payment.amount)) {
                 off.push("the attempt asks for another amount than its order");
             }
             if payment.status == PaymentStatus::Paid && !order.status.is_paid() {
