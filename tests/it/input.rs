@@ -411,6 +411,22 @@ async fn the_other_functions_name_the_field_that_is_wrong() -> anyhow::Result<()
     bad(As::User, "orders", &cancel, "/reason", &["5", "{}", r#""a\u0000b""#, r#""\u202egpj""#]);
     bad(As::User, "orders", &cancel, "/reason", &[&format!("\"{}\"", "字".repeat(101))]);
 
+    bad(As::User, "orders", &list, "/userId", &["5", "\"u-demo\"", "{}"]);
+    bad(As::User, "orders", &list, "/refundState", &["5", "\"applied\"", "\"nope\"", "{}"]);
+    let confirm = json!({ "action": "confirmReceipt", "orderId": order });
+    bad(As::User, "orders", &confirm, "/orderId", &ids);
+    let place = json!({ "name": "张三", "phone": "13800138000", "detail": "文三路 1 号" });
+    let moved = json!({ "action": "changeAddress", "orderId": order, "address": place });
+    bad(As::User, "orders", &moved, "/orderId", &ids);
+    bad(As::User, "orders", &moved, "/acceptFreight", &["5", "\"true\"", "{}"]);
+    bad(As::User, "orders", &moved, "/address/phone", &["null", "5", "\"abc\"", "{}"]);
+    let many = json!({ "orderIds": [order], "status": "closed" });
+    bad(As::Service, "batchUpdateOrders", &many, "/status", &["null", "5", "\"paid\"", "\"refunded\"", "{}"]);
+    bad(As::Service, "batchUpdateOrders", &many, "/orderIds", &["null", "5", "{}", "[]"]);
+    bad(As::Service, "batchUpdateOrders", &many, "/reason", &["5", "{}", r#""a\u0000b""#]);
+    bad(As::Service, "batchUpdateOrders", &many, "/logistics", &["5", "\"horse\"", "{}"]);
+    bad(As::Service, "batchUpdateOrders", &many, "/requestId", &["5", "\"short\"", "{}"]);
+
     let pay = json!({ "orderId": order });
     bad(As::User, "wxPay", &pay, "/orderId", &ids);
     bad(As::User, "wxPay", &pay, "/orderId", &["null", &long]);
@@ -461,7 +477,14 @@ async fn the_other_functions_name_the_field_that_is_wrong() -> anyhow::Result<()
     );
     bad(As::Nobody, "login", &login, "/code", &[&format!("\"dev-{}\"", "x".repeat(256)), r#"{"$ne":null}"#]);
     bad(As::Nobody, "login", &login, "/phoneCode", &["5", "{}", "\"\"", "\"a b\""]);
-    for name in ["generateOrderId", "closeExpiredOrders", "reconcilePayments", "settleStockMarkers", "deliverOutbox"] {
+    for name in [
+        "generateOrderId",
+        "closeExpiredOrders",
+        "reconcilePayments",
+        "settleStockMarkers",
+        "deliverOutbox",
+        "autoComplete",
+    ] {
         bad(As::Service, name, &none, "/requestId", &["5", "\"short\"", "{}"]);
     }
 
@@ -469,6 +492,8 @@ async fn the_other_functions_name_the_field_that_is_wrong() -> anyhow::Result<()
         (As::User, "orders", json!({}), "action"),
         (As::User, "orders", json!({ "action": "get" }), "orderId"),
         (As::User, "orders", json!({ "action": "cancel" }), "orderId"),
+        (As::User, "orders", json!({ "action": "confirmReceipt" }), "orderId"),
+        (As::User, "orders", json!({ "action": "changeAddress", "orderId": order }), "address"),
         (As::User, "wxPay", json!({}), "orderId"),
         (As::Nobody, "products", json!({ "action": "get" }), "productId"),
         (As::Nobody, "login", json!({}), "code"),
@@ -571,7 +596,7 @@ async fn what_is_no_json_object_reaches_no_function() -> anyhow::Result<()> {
     for body in [&b""[..], b"  \n", b"{}"] {
         let listed = send(c, "POST", "/products", &[], body.to_vec()).await?;
         check_envelope(&listed, "empty");
-        assert_eq!(listed.ok()["data"].as_array().map(Vec::len), Some(9));
+        assert_eq!(listed.ok()["data"].as_array().map(Vec::len), Some(10));
         let refused = send(c, "POST", "/submitOrder", &[("x-app-session", &token)], body.to_vec()).await?;
         refused.refused(400, "INVALID_ARGUMENT");
         assert_eq!(refused.body["details"]["field"], "items");

@@ -33,7 +33,7 @@ async fn two_hundred_buyers_for_fifty_pieces() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_request_sent_twenty_times_is_one_order() -> anyhow::Result<()> {
+async fn double_submit_makes_one_order() -> anyhow::Result<()> {
     let world = World::start().await?;
     let token = world.client.login("twin").await?;
     // The last piece: only one of the twins can hold it, and all must answer with its order.
@@ -102,6 +102,49 @@ async fn wx_pay_at_once_is_one_attempt() -> anyhow::Result<()> {
     }
     let order = domain::OrderId::parse(&id)?;
     assert_eq!(world.store.payments_of(&order).await?.len(), 1);
+    world.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_racing_with_pay() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let token = c.login("hasty").await?;
+    for round in 0..16 {
+        let id = c.call("submitOrder", &token, order_of("p-eggs", 2)).await?.text("orderId");
+        c.call("wxPay", &token, json!({ "orderId": id })).await?.ok();
+        let cancel = json!({ "action": "cancel", "orderId": id });
+        // The payer pays at the same moment, and every other time somebody asks, too.
+        let query = async {
+            match round % 2 {
+                0 => Some(c.call("wxPay", &token, json!({ "orderId": id, "action": "query" })).await),
+                _ => None,
+            }
+        };
+        let (cancelled, paid, queried) =
+            tokio::join!(c.call("orders", &token, cancel.clone()), c.pay(&id, "duplicate"), query);
+        let (cancelled, paid) = (cancelled?, paid?);
+        queried.transpose()?;
+        let seen = c.call("orders", &token, json!({ "action": "get", "orderId": id })).await?;
+        match seen.ok()["status"].as_str() {
+            // Paid wins: who cancelled is told so, or asks again and is.
+            Some("paid") => {
+                assert_eq!(paid.status, 200, "{paid:?}");
+                c.call("orders", &token, cancel).await?.refused(409, "ORDER_STATE_INVALID");
+            }
+            // WeChat took no money, or what it took is going back.
+            Some("closed") => {
+                cancelled.ok();
+                let money = seen.body["paymentExceptions"].as_array().unwrap().len();
+                assert!(paid.status != 200 || money == 1, "{paid:?} {seen:?}");
+            }
+            other => assert!(cancelled.body["retryable"] == true, "{other:?} {cancelled:?}"),
+        }
+    }
+    for _ in 0..2 {
+        c.advance(1200).await?;
+        it::settle_down(c).await?;
+    }
     world.finish().await
 }
 
