@@ -15,6 +15,7 @@ mod audit_draws;
 mod audit_events;
 mod audit_identity;
 mod audit_messages;
+mod audit_refunds;
 mod audit_seals;
 mod batch;
 mod bench_small;

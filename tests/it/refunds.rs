@@ -371,3 +371,75 @@ async fn a_completed_order_can_be_refunded_for_some_days() -> anyhow::Result<()>
     apply(&world, &token, &id, json!({})).await?.refused(409, "ORDER_STATE_INVALID");
     world.finish().await
 }
+
+#[tokio::test]
+async fn the_buyer_is_told_once_that_the_money_is_back() -> anyhow::Result<()> {
+    let world = crate::events::world().await?;
+    let token = world.client.login("demo").await?;
+    crate::events::agree(&world, "demo", "orderRefunded", 5).await?;
+    let id = paid(&world, &token, order_of("p-apple", 2)).await?;
+    let refund = applied(&world, &token, &id, json!({ "items": item(1, 1) })).await?;
+    shop(&world, "approve", &refund, json!({})).await?.ok();
+    let key = format!("message:order:{id}:refund:{refund}");
+    assert!(world.store.outbox_item(&key).await?.is_none(), "nobody is told before WeChat says so");
+    deliver(&world).await?;
+    let number = json!({ "outRefundNo": refund, "notify": "duplicate" });
+    world.client.control("refund", number).await?.ok();
+    let told = world.store.outbox_item(&key).await?.unwrap();
+    let payload: Value = serde_json::from_str(&told.payload)?;
+    assert_eq!((&payload["values"]["amount"], &payload["values"]["reason"]), (&json!("50.00元"), &json!("不想要了")));
+    // What comes back without WeChat is told, too.
+    let mut event = order_of("p-apple", 1);
+    event["paymentMethod"] = json!("balance");
+    let second = paid(&world, &token, event).await?;
+    let refund = applied(&world, &token, &second, json!({})).await?;
+    shop(&world, "approve", &refund, json!({})).await?.ok();
+    assert!(world.store.outbox_item(&format!("message:order:{second}:refund:{refund}")).await?.is_some());
+    world.finish().await
+}
+
+#[tokio::test]
+async fn what_a_right_bought_goes_back_to_the_shelf() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let token = world.client.login("winner").await?;
+    let right = crate::right::win(&world.client, &token, 1, world.app.clock.now()).await?;
+    let stock = world.stock("p-lottery").await?;
+    let mut event = order_of("p-lottery", 1);
+    event["qualificationId"] = json!(right);
+    let id = paid(&world, &token, event).await?;
+    assert_eq!(world.stock("p-lottery").await?, stock);
+    refunded(&world, &token, &id, json!({})).await?;
+    assert_eq!(world.stock("p-lottery").await?, stock + 1);
+    let found = world.store.qualification(&right).await?.and_then(|q| q.order_id);
+    assert_eq!(found.map(|o| o.as_str().to_owned()), Some(id), "the right is used up");
+    world.finish().await
+}
+
+#[tokio::test]
+async fn goods_with_skus_and_freight_come_back() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let token = world.client.login("alice").await?;
+    let template = json!({ "action": "create", "templateId": "ft-refund", "template": {
+        "name": "按件", "measure": "piece", "rules": [], "default": { "first": 1, "firstFee": 12, "further": 1, "furtherFee": 3 } } });
+    world.client.call_service("freight", template).await?.ok();
+    let assign = json!({ "action": "assign", "templateId": "ft-refund", "productIds": ["p-tea"] });
+    world.client.call_service("freight", assign).await?.ok();
+    let mut event = order_of("p-tea", 1);
+    event["items"] = json!([{ "productId": "p-tea", "skuId": "s-grade2", "quantity": 3 }]);
+    let tea = world.stock("p-tea").await?;
+    let id = paid(&world, &token, event.clone()).await?;
+    let freight = order(&world, &token, &id).await?["freightAmount"].clone();
+    assert_eq!(freight, 18);
+    let first = refunded(&world, &token, &id, json!({ "items": item(1, 2) })).await?;
+    assert_eq!(first["freightAmount"], 0);
+    let last = refunded(&world, &token, &id, json!({})).await?;
+    assert_eq!((&last["freightAmount"], world.stock("p-tea").await?), (&freight, tea));
+    let whole = world.sim.orders("")[0].total_fen;
+    assert_eq!(given_back(&world), whole);
+    // Once it was shipped the freight is used.
+    let shipped = paid(&world, &token, event).await?;
+    ship(&world, &shipped).await?.ok();
+    let kept = refunded(&world, &token, &shipped, json!({})).await?;
+    assert_eq!((&kept["freightAmount"], given_back(&world)), (&json!(0), 2 * whole - 1800));
+    world.finish().await
+}

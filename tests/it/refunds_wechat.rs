@@ -303,3 +303,25 @@ async fn two_refunds_of_one_payment_go_a_minute_apart() -> anyhow::Result<()> {
     assert_eq!((known, given_back(&world)), (refunds, 15_000));
     world.finish().await
 }
+
+#[tokio::test]
+async fn what_was_given_up_is_taken_up_again_by_staff() -> anyhow::Result<()> {
+    use bson::{DateTime, Document, doc};
+    let world = World::start().await?;
+    let token = world.client.login("alice").await?;
+    let (_, refund) = approved(&world, &token).await?;
+    let db = crate::audit::database(&world).await?;
+    let dead = doc! { "status": "dead", "reason": "ATTEMPTS_EXHAUSTED", "finishedAt": DateTime::from_chrono(world.app.clock.now()) };
+    let filter = doc! { "_id": format!("afterSale:{refund}:1") };
+    db.collection::<Document>("outbox").update_one(filter, doc! { "$set": dead }).await?;
+    deliver(&world).await?;
+    assert_eq!((get(&world, &token, &refund).await?["status"].clone(), given_back(&world)), (json!("refunding"), 0));
+    assert!(shop(&world, "retry", &refund, json!({})).await?.ok().get("replayed").is_none());
+    assert_eq!(shop(&world, "retry", &refund, json!({})).await?.ok()["replayed"], true);
+    deliver(&world).await?;
+    assert_eq!(
+        (get(&world, &token, &refund).await?["status"].clone(), numbers(&world)),
+        (json!("refunded"), vec![refund])
+    );
+    world.finish().await
+}

@@ -57,6 +57,7 @@ enum Kind {
     MassMessage,
     Sms,
     Refund,
+    AfterSaleRefund,
     ShippingReport,
 }
 
@@ -67,6 +68,7 @@ impl Kind {
             Self::MassMessage => messages::MASS_KIND,
             Self::Sms => texts::KIND,
             Self::Refund => refunds::KIND,
+            Self::AfterSaleRefund => after_sale::wechat::KIND,
             Self::ShippingReport => shipping::KIND,
         }
     }

@@ -17,6 +17,7 @@ use domain::refund::{self, FreightRule, Frozen, Plan, Taken, WECHAT_DAYS_MAX, Wa
 use domain::{Code, Failure, Fen, OrderId, OrderStatus, OrderType, Refusal, ShopRules, UserId};
 use store::book::{self, Entry};
 use store::orders::Order;
+use store::outbox::OutboxStatus;
 use store::refunds::{Moment, Refund, RefundItem, RefundType, ReturnParcel, refund_state};
 use store::{Error, Store, Tx, crashpoint};
 
@@ -342,11 +343,13 @@ pub async fn receive(
     Ok(Done::now(refund))
 }
 
-/// Staff have a failed one sent again: under its own number, and only if WeChat has closed that one under a new number.
+/// Staff have a failed one sent again: under its own number, and only if WeChat has closed that one under a new number. One that is
+/// under way and was given up after too many tries is taken up again.
 pub async fn retry(tx: &mut Tx, by: &str, id: &str, now: DateTime<Utc>) -> Result<Done, Error> {
     let (mut case, before) = Case::of_refund(tx, id).await?;
     if before.status == State::Refunding {
-        return Ok(Done::before(before));
+        let again = tx.redrive(&before.item_id(), &[OutboxStatus::Dead], now, now).await?;
+        return Ok(Done { refund: before, replayed: again.is_none() });
     }
     let mut after = before.clone();
     after.step(Event::Retry, by, None, now)?;
