@@ -4,14 +4,14 @@
 //! |---|---|
 //! | two lines of one stock item oversell it | [`two_lines_of_one_stock_item_do_not_oversell`] |
 //! | a coupon larger than the cart makes the shop pay | `coupons::coupon_larger_than_the_cart` |
-//! | a partial refund of a discounted order restores everything | `refunds::partial_refund_of_a_discounted_order_restores_only_its_part` |
-//! | a refund is retried under a new number and paid twice | `refunds::refund_is_retried_under_its_own_number` |
+//! | a partial refund of a discounted order restores everything | `refunds_money::partial_refund_of_a_discounted_order_restores_only_its_part` |
+//! | a refund is retried under a new number and paid twice | `refunds_wechat::refund_is_retried_under_its_own_number` |
 //! | an order is paid through two channels, and nobody notices | [`an_order_paid_through_two_channels_is_paid_once`] |
 //! | a refunded order is reopened by a late notice | `refunds::a_late_notice_does_not_reopen_a_refunded_order` |
 //! | a coupon is returned twice | `refunds::a_coupon_comes_back_once` |
 //! | the prepaid deduction fails and the order is kept | [`a_failed_prepaid_deduction_keeps_no_order`] |
-//! | cancelling races with paying | `orders::cancel_racing_with_pay`, and every other pair in `matrix` |
-//! | a double submit makes two orders | `orders::double_submit_makes_one_order` |
+//! | cancelling races with paying | `race::cancel_racing_with_pay`, and every other pair in `matrix` |
+//! | a double submit makes two orders | `race::double_submit_makes_one_order` |
 
 use std::path::Path;
 
