@@ -153,7 +153,7 @@ impl Place {
             Side::InProcess => {
                 let mut headers = HeaderMap::new();
                 headers.insert("x-app-session", HeaderValue::from_str(token)?);
-                let proof = Proof::Http { method: "POST".to_owned(), path: "/".to_owned() };
+                let proof = Proof::Http { method: "POST".to_owned(), path: "/".to_owned(), query: String::new() };
                 let body = Bytes::from(self.shop.body(&wish));
                 let invocation = Invocation { proof, headers, body, trace_id: None };
                 let answer = edge::invoke(&self.shop.app, &self.function, invocation).await;

@@ -88,7 +88,7 @@ impl Place {
         let person = self.people.get(person).context("no such person")?;
         let mut headers = HeaderMap::new();
         headers.insert("x-app-session", HeaderValue::from_str(&person.token)?);
-        let proof = Proof::Http { method: "POST".to_owned(), path: "/".to_owned() };
+        let proof = Proof::Http { method: "POST".to_owned(), path: "/".to_owned(), query: String::new() };
         let input = json!({ "action": "signUp", "activityId": activity });
         let (status, body) = self.invoke("lottery", proof, headers, &input).await?;
         let code = body.get("code").and_then(Value::as_str);

@@ -100,12 +100,22 @@ impl Caller {
 /// How the caller of an invocation is to be established.
 #[derive(Clone, Debug)]
 pub enum Proof {
-    /// From the request's headers. `path` is the request path as we see it, without query.
-    Http { method: String, path: String },
+    /// From the request's headers. `path` is the request path as we see it, without query; nothing is proven by the query.
+    Http { method: String, path: String, query: String },
     /// Already proven by the host: a timer, a checked TC3 request, an identity that the platform injected.
     Caller(Caller),
     /// An event without headers: a signed payload, or else nobody. `function` is the name the caller asked for.
     SignedEvent { function: String },
+}
+
+impl Proof {
+    /// The query of the request's address, where it had one.
+    pub(crate) fn query(&self) -> &str {
+        match self {
+            Self::Http { query, .. } => query,
+            Self::Caller(_) | Self::SignedEvent { .. } => "",
+        }
+    }
 }
 
 /// The caller of an invocation and the input that is left once the proof is taken off.
@@ -122,7 +132,7 @@ pub(crate) async fn resolve(
             admit(function, &caller)?;
             Ok((caller, body))
         }
-        Proof::Http { method, path } => {
+        Proof::Http { method, path, .. } => {
             let caller = from_headers(app, function, &method, &path, headers, &body, now).await?;
             Ok((caller, body))
         }

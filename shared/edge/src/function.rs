@@ -95,6 +95,8 @@ pub(crate) struct TypedHandler {
 pub struct RawRequest {
     /// Without the platform's own `x-scf-*` headers.
     pub headers: HeaderMap,
+    /// What stood behind the `?` of the address; empty on other ways in.
+    pub query: String,
     pub body: Bytes,
 }
 

@@ -74,7 +74,11 @@ async fn call(State(hosted): State<Hosted>, request: Request) -> Response {
             return http_response(Answer::refused_for(&function, &refusal, trace_id));
         }
     };
-    let proof = Proof::Http { method: parts.method.as_str().to_owned(), path: parts.uri.path().to_owned() };
+    let proof = Proof::Http {
+        method: parts.method.as_str().to_owned(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+    };
     let invocation = Invocation { proof, headers: parts.headers, body, trace_id: Some(trace_id) };
     http_response(invoke(&app, &function, invocation).await)
 }

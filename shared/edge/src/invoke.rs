@@ -110,6 +110,7 @@ async fn work(
         return Err(Code::PayloadTooLarge.into());
     }
     let now = app.clock.now();
+    let query = proof.query().to_owned();
     let (caller, body) = caller::resolve(app, function, proof, &headers, body, now).await?;
     caller_kind.get_or_init(|| caller.kind());
     let mut context = Context {
@@ -122,7 +123,7 @@ async fn work(
         app: Arc::clone(app),
     };
     match function.handler() {
-        Handler::Raw(start) => Ok(Output::Raw(start(context, RawRequest { headers, body }).await?)),
+        Handler::Raw(start) => Ok(Output::Raw(start(context, RawRequest { headers, query, body }).await?)),
         Handler::Typed(typed) => {
             let text = input::text_of(&body);
             let fields = input::object(text, typed.probe)?;

@@ -194,7 +194,7 @@ async fn invoke(State(gateway): State<Gateway>, body: Body) -> Response {
             if let Some(token) = request.token.as_deref().and_then(|token| HeaderValue::from_str(token).ok()) {
                 headers.insert("x-app-session", token);
             }
-            Proof::Http { method: "POST".to_owned(), path: format!("/{}", request.function) }
+            Proof::Http { method: "POST".to_owned(), path: format!("/{}", request.function), query: String::new() }
         }
     };
     http_response(call(&gateway, &request.function, proof, headers, &Value::Object(request.input)).await)

@@ -93,7 +93,11 @@ async fn over_http(gateway: &Gateway, name: &str, via: &'static str, request: Re
         Ok(body) => body,
         Err(refusal) => return http_response(Answer::refused(&refusal, trace_id)),
     };
-    let proof = Proof::Http { method: parts.method.as_str().to_owned(), path: parts.uri.path().to_owned() };
+    let proof = Proof::Http {
+        method: parts.method.as_str().to_owned(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+    };
     let request = Invoked { proof, headers: parts.headers, body, trace_id: Some(trace_id) };
     http_response(gateway.call(function, via, request).await)
 }
@@ -202,7 +206,7 @@ async fn web_call(gateway: &Gateway, uri: &Uri, body: Body, trace_id: &str) -> R
     let proof = match session.and_then(|token| HeaderValue::from_str(token).ok()) {
         Some(token) => {
             headers.insert("x-app-session", token);
-            Proof::Http { method: "POST".to_owned(), path: uri.path().to_owned() }
+            Proof::Http { method: "POST".to_owned(), path: uri.path().to_owned(), query: String::new() }
         }
         None => Proof::Caller(Caller::Anonymous),
     };

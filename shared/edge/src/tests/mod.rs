@@ -56,7 +56,7 @@ fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
 }
 
 fn http(path: &str) -> Proof {
-    Proof::Http { method: "POST".to_owned(), path: path.to_owned() }
+    Proof::Http { method: "POST".to_owned(), path: path.to_owned(), query: String::new() }
 }
 
 async fn call(
