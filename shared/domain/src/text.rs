@@ -35,6 +35,27 @@ pub fn mask_phone(phone: &str) -> String {
     phone.chars().enumerate().map(|(i, c)| if i >= 3 && i + 4 < n { '*' } else { c }).collect()
 }
 
+/// The text with every mobile number in it masked.
+pub fn mask_phones(text: &str) -> String {
+    let mut masked = String::with_capacity(text.len());
+    let mut digits = String::new();
+    let flush = |digits: &mut String, masked: &mut String| {
+        let mobile = digits.len() == 11 && matches!(digits.as_bytes(), [b'1', b'3'..=b'9', ..]);
+        masked.push_str(&if mobile { mask_phone(digits) } else { std::mem::take(digits) });
+        digits.clear();
+    };
+    for c in text.chars() {
+        if c.is_ascii_digit() {
+            digits.push(c);
+        } else {
+            flush(&mut digits, &mut masked);
+            masked.push(c);
+        }
+    }
+    flush(&mut digits, &mut masked);
+    masked
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +74,7 @@ mod tests {
     #[test]
     fn phones_are_masked() {
         assert_eq!(mask_phone("13800138000"), "138****8000");
+        let text = "快递员（13800138000，95338）派送YT13800138000123";
+        assert_eq!(mask_phones(text), "快递员（138****8000，95338）派送YT13800138000123");
     }
 }

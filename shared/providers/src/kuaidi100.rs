@@ -8,6 +8,7 @@
 //!
 //! Source: api.kuaidi100.com/document, "实时查询" and "推送"; java-demo of Kuaidi100.
 
+mod account;
 mod company;
 pub mod lock;
 pub mod push;
@@ -26,12 +27,14 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use upstream::{Reply, client, exchange};
 
+pub use self::account::Account;
 pub use self::company::{COMPANIES, Company};
-pub use self::state::{CODES, ParcelState, ParcelStatus};
+pub use self::state::{CODES, ParcelStatus};
 pub use self::trace::{Node, Route, Trace, advances, beijing_time};
 use self::trace::{WireTrace, scalar};
 use crate::tencent::clean;
 use crate::{Secret, TransportError};
+pub use domain::ParcelState;
 
 /// Kuaidi100's own host.
 pub const DEFAULT_BASE_URL: &str = "https://poll.kuaidi100.com";

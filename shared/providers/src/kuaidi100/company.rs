@@ -52,6 +52,9 @@ pub const COMPANIES: [Company; 21] = [
     company("KYE", "跨越速运", "kuayue", None),
 ];
 
+/// Ids that are common in orders although no page shows them to be WeChat's, and whom they mean.
+const ALIASES: [(&str, &str); 3] = [("JTSD", "JT"), ("DBL", "DB"), ("YZPY", "POST_PARCEL")];
+
 impl Company {
     /// By our code.
     pub fn by_code(code: &str) -> Option<&'static Self> {
@@ -68,9 +71,23 @@ impl Company {
         COMPANIES.iter().find(|company| company.wechat == Some(id))
     }
 
+    /// By WeChat's id or by ours, as orders have it, in whichever case.
+    pub fn of(id: &str) -> Option<&'static Self> {
+        let is = |code: &str| code.eq_ignore_ascii_case(id);
+        let alias = ALIASES.iter().find(|(alias, _)| is(alias)).map(|(_, code)| *code);
+        COMPANIES
+            .iter()
+            .find(|company| company.wechat.is_some_and(is) || is(company.code) || alias == Some(company.code))
+    }
+
     /// Whether nothing is found without a phone number of sender or receiver.
     pub fn needs_phone(&self) -> bool {
         needs_phone(self.kuaidi100)
+    }
+
+    /// Whether the last four digits of that number are enough.
+    pub fn takes_four_digits(&self) -> bool {
+        takes_four_digits(self.kuaidi100)
     }
 }
 

@@ -9,7 +9,9 @@ use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::state::{ParcelState, ParcelStatus};
+use domain::ParcelState;
+
+use super::state::ParcelStatus;
 
 /// A parcel's whole history.
 #[derive(Clone, Debug, PartialEq, Eq)]
