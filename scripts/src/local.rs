@@ -8,8 +8,8 @@ use anyhow::Result;
 use axum::Router;
 use domain::draw::Chain;
 use edge::config::{
-    DataKey, DrandConfig, FaceIdConfig, OpenApiConfig, PayConfig, PlatformKey, ServiceKey, SessionSecret, SmsConfig,
-    StoreConfig, Template, local,
+    DataKey, DrandConfig, FaceIdConfig, Kuaidi100Config, OpenApiConfig, PayConfig, PlatformKey, ServiceKey,
+    SessionSecret, SmsConfig, StoreConfig, Template, local,
 };
 use edge::{App, Config};
 use gateway::{Gateway, Local, Options, Tc3Key};
@@ -71,6 +71,17 @@ fn templates() -> Vec<Template> {
         template(
             "orderShipped",
             "order-shipped",
+            &[
+                ("character_string1", "orderNo"),
+                ("thing2", "products"),
+                ("thing3", "expressCompany"),
+                ("character_string4", "trackingNo"),
+                ("time5", "time"),
+            ],
+        ),
+        template(
+            "orderArrived",
+            "order-arrived",
             &[
                 ("character_string1", "orderNo"),
                 ("thing2", "products"),
@@ -148,6 +159,13 @@ pub fn config(url: &str, port: u16, uri: &str, database: &str) -> Config {
             secret_id: keys::FACEID_SECRET_ID.to_owned(),
             secret_key: keys::FACEID_SECRET_KEY.into(),
         }),
+        kuaidi100: Some(Kuaidi100Config {
+            base_url: format!("{url}/sim/kuaidi100"),
+            customer: keys::KUAIDI100_CUSTOMER.to_owned(),
+            key: keys::KUAIDI100_KEY.into(),
+            callback_url: format!("{url}/logisticsCallback"),
+            salts: vec![local::KUAIDI100_SALT.into()],
+        }),
         templates: templates(),
         verify_code_secret: Some(local::VERIFY_CODE_SECRET.into()),
         field_keys,
@@ -173,6 +191,7 @@ mod tests {
             (local::FACEID_SECRET_ID, local::FACEID_SECRET_KEY),
             (keys::FACEID_SECRET_ID, keys::FACEID_SECRET_KEY)
         );
+        assert_eq!((local::KUAIDI100_CUSTOMER, local::KUAIDI100_KEY), (keys::KUAIDI100_CUSTOMER, keys::KUAIDI100_KEY));
         assert_eq!(local::SMS_TEMPLATE_ID, keys::SMS_TEMPLATE);
         assert_eq!(local::SMS_ASSIGNMENT_TEMPLATE_ID, keys::SMS_ASSIGNMENT_TEMPLATE);
         let chain = Chain::local();

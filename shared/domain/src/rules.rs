@@ -21,6 +21,8 @@ pub struct ShopRules {
     pub tells: Tells,
     /// Whether shipments of what was paid through WeChat are reported to it.
     pub shipping_reports: bool,
+    /// Whether the news of parcels are subscribed to when they are shipped.
+    pub parcels_followed: bool,
 }
 
 impl Default for ShopRules {
@@ -34,6 +36,7 @@ impl Default for ShopRules {
             auto_complete_days: 10,
             tells: Tells::default(),
             shipping_reports: true,
+            parcels_followed: false,
         }
     }
 }
@@ -43,20 +46,28 @@ impl Default for ShopRules {
 pub enum Event {
     OrderPaid,
     OrderShipped,
+    OrderArrived,
     OrderRefunded,
     LotteryResult,
     CoinExpiring,
 }
 
 impl Event {
-    pub const ALL: [Self; 5] =
-        [Self::OrderPaid, Self::OrderShipped, Self::OrderRefunded, Self::LotteryResult, Self::CoinExpiring];
+    pub const ALL: [Self; 6] = [
+        Self::OrderPaid,
+        Self::OrderShipped,
+        Self::OrderArrived,
+        Self::OrderRefunded,
+        Self::LotteryResult,
+        Self::CoinExpiring,
+    ];
 
     /// The name of its template in the configuration and in the outbox.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OrderPaid => "orderPaid",
             Self::OrderShipped => "orderShipped",
+            Self::OrderArrived => "orderArrived",
             Self::OrderRefunded => "orderRefunded",
             Self::LotteryResult => "lotteryResult",
             Self::CoinExpiring => "coinExpiring",

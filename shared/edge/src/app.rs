@@ -8,6 +8,7 @@ use domain::vault::{FieldKeys, IndexKeys, KEY_BYTES, VaultError};
 use domain::{BoxError, Failure, OpenId, ShopRules};
 use providers::drand;
 use providers::faceid::TencentFaceId;
+use providers::kuaidi100;
 use providers::sms::TencentSms;
 use store::verify::CodeKey;
 use store::{CommandKey, Store};
@@ -17,7 +18,7 @@ use wechat::pay::legacy::ApiV2Key;
 
 use crate::caller::Caller;
 use crate::clock::Clock;
-use crate::config::{Config, DataKey, DrandConfig, FaceIdConfig, OpenApiConfig, PayConfig, SmsConfig};
+use crate::config::{Config, DataKey, DrandConfig, FaceIdConfig, Kuaidi100Config, OpenApiConfig, PayConfig, SmsConfig};
 use crate::input::RequestKey;
 use crate::session::{IssueError, Kind, Sessions, USER_TOKEN_DAYS};
 use crate::token_cache::StoreTokens;
@@ -39,6 +40,7 @@ pub struct App {
     sms: Option<TencentSms>,
     drand: Option<drand::Client>,
     faceid: Option<TencentFaceId>,
+    kuaidi100: Option<kuaidi100::Account>,
     verify_codes: Option<CodeKey>,
     field_keys: Option<FieldKeys>,
     index_keys: Option<IndexKeys>,
@@ -61,6 +63,7 @@ impl App {
     pub fn new(mut config: Config, clock: Clock) -> Result<Arc<Self>, AppError> {
         crate::install_tls_provider();
         config.rules.tells = wechat::subscribe::tells(&config.templates).and_elsewhere(&config.told);
+        config.rules.parcels_followed |= config.kuaidi100.is_some();
         let store = match &config.store {
             Some(given) => store::StoreConfig::new(given.uri.expose(), given.database.as_str()),
             // Not an address, so that a function that forgot to declare its need fails at once and nowhere near a database.
@@ -75,6 +78,7 @@ impl App {
         let sms = config.sms.as_ref().map(|sms| sms_client(sms, &clock)).transpose()?;
         let drand = config.drand.as_ref().map(drand_client).transpose()?;
         let faceid = config.faceid.as_ref().map(|faceid| faceid_client(faceid, &clock)).transpose()?;
+        let kuaidi100 = config.kuaidi100.as_ref().map(kuaidi100_account).transpose()?;
         let verify_codes = config.verify_code_secret.as_ref().map(|secret| CodeKey::new(secret.expose().as_bytes()));
         let field_keys = vault_keys(&config.field_keys, "FIELD_KEYS", FieldKeys::new)?;
         let index_keys = vault_keys(&config.index_keys, "INDEX_KEYS", IndexKeys::new)?;
@@ -91,6 +95,7 @@ impl App {
             sms,
             drand,
             faceid,
+            kuaidi100,
             verify_codes,
             field_keys,
             index_keys,
@@ -141,6 +146,11 @@ impl App {
     /// The identity check, where the shop has one.
     pub fn faceid(&self) -> Option<&TencentFaceId> {
         self.faceid.as_ref()
+    }
+
+    /// The account that parcels are followed with, where the shop has one.
+    pub fn kuaidi100(&self) -> Option<&kuaidi100::Account> {
+        self.kuaidi100.as_ref()
     }
 
     /// What verification codes are hashed with; a function that uses it declares [`crate::Need::VerifyCodes`].
@@ -289,6 +299,17 @@ fn faceid_client(given: &FaceIdConfig, clock: &Clock) -> Result<TencentFaceId, A
     TencentFaceId::new(config).map_err(unusable("FACEID_API_BASE or FACEID_SECRET_ID"))
 }
 
+fn kuaidi100_account(given: &Kuaidi100Config) -> Result<kuaidi100::Account, AppError> {
+    let config = kuaidi100::Config {
+        base_url: given.base_url.clone(),
+        customer: given.customer.clone(),
+        key: given.key.clone(),
+        timeout: UPSTREAM_TIMEOUT,
+    };
+    kuaidi100::Account::new(config, given.callback_url.clone(), given.salts.clone())
+        .map_err(unusable("KUAIDI100_API_BASE, KUAIDI100_CUSTOMER, KUAIDI100_KEY or KUAIDI100_SALT"))
+}
+
 fn now_of(clock: &Clock) -> wechat::Now {
     let clock = clock.clone();
     Arc::new(move || clock.now())
@@ -347,6 +368,11 @@ impl Context {
     /// See [`App::faceid`].
     pub fn faceid(&self) -> Option<&TencentFaceId> {
         self.app.faceid()
+    }
+
+    /// See [`App::kuaidi100`].
+    pub fn kuaidi100(&self) -> Option<&kuaidi100::Account> {
+        self.app.kuaidi100()
     }
 
     /// See [`App::field_keys`].

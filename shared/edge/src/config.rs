@@ -61,6 +61,13 @@ pub mod local {
     /// Key of the simulated identity service.
     pub const FACEID_SECRET_KEY: &str = "local-faceid-secret";
 
+    /// The shop's number at the simulated Kuaidi100.
+    pub const KUAIDI100_CUSTOMER: &str = "LOCALKUAIDI100CUSTOMER";
+    /// Its authorisation key.
+    pub const KUAIDI100_KEY: &str = "local-kuaidi100-key";
+    /// What the salts of the local cloud's subscriptions are made from.
+    pub const KUAIDI100_SALT: &str = "local-kuaidi100-salt-0123456789abcdef";
+
     /// Id of the keys below.
     pub const KEY_ID: &str = "local-key";
     /// What the local cloud seals personal data and draw secrets with: 32 bytes in base64.
@@ -88,6 +95,9 @@ pub mod local {
         VERIFY_CODE_SECRET,
         FACEID_SECRET_ID,
         FACEID_SECRET_KEY,
+        KUAIDI100_CUSTOMER,
+        KUAIDI100_KEY,
+        KUAIDI100_SALT,
         KEY_ID,
         FIELD_KEY,
         INDEX_KEY,
@@ -116,6 +126,8 @@ pub struct Config {
     pub drand: Option<DrandConfig>,
     /// Identity numbers are also checked against the register. Without it their form alone is.
     pub faceid: Option<FaceIdConfig>,
+    /// Where parcels are asked about and followed. Without it only what the shop itself knows of them is told.
+    pub kuaidi100: Option<Kuaidi100Config>,
     /// The mini-program's templates for messages.
     pub templates: Vec<Template>,
     /// Events that are told although their templates are not here, for functions that cause messages and deliver none.
@@ -147,6 +159,7 @@ impl Default for Config {
             assignment_sms_template: None,
             drand: None,
             faceid: None,
+            kuaidi100: None,
             templates: Vec::new(),
             told: Vec::new(),
             verify_code_secret: None,
@@ -241,6 +254,19 @@ pub struct FaceIdConfig {
     pub secret_key: Secret,
 }
 
+/// The account at Kuaidi100, and what its pushes are proven with.
+#[derive(Clone, Debug)]
+pub struct Kuaidi100Config {
+    pub base_url: String,
+    /// The shop's number there.
+    pub customer: String,
+    pub key: Secret,
+    /// Public address of `logisticsCallback`.
+    pub callback_url: String,
+    /// The salts of subscriptions are made from the first one; all of them verify.
+    pub salts: Vec<Secret>,
+}
+
 /// One of `WXPAY_PUBLIC_KEYS`: a public key or a platform certificate.
 #[derive(Clone, Debug, Deserialize)]
 pub struct PlatformKey {
@@ -320,6 +346,16 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
     (None, "FACEID_SECRET_ID", "Tencent Cloud key id that may check identities; without it only their form is checked"),
     (None, "FACEID_SECRET_KEY", "its key"),
     (None, "FACEID_API_BASE", "default https://faceid.tencentcloudapi.com"),
+    (None, "KUAIDI100_CUSTOMER", "the shop's number at Kuaidi100; without an account parcels are not followed"),
+    (None, "KUAIDI100_KEY", "its authorisation key"),
+    (None, "KUAIDI100_CALLBACK_URL", "public https address of logisticsCallback"),
+    (
+        None,
+        "KUAIDI100_SALT",
+        "32 bytes or more, which pushes are proven with; while it is replaced, the new one, a comma and the old one",
+    ),
+    (None, "KUAIDI100_API_BASE", "default https://poll.kuaidi100.com"),
+    (None, "KUAIDI100_FOLLOW", "1 = the account is configured elsewhere; for functions that ship and deliver nothing"),
     (
         Some(Need::FieldKeys),
         "FIELD_KEYS",
@@ -349,6 +385,7 @@ pub(crate) const VARIABLES: &[(Option<Need>, &str, &str)] = &[
 const SMS_REGION: &str = "ap-guangzhou";
 
 const VERIFY_CODE_SECRET_BYTES_MIN: usize = 32;
+const KUAIDI100_SALT_BYTES_MIN: usize = 32;
 const SESSION_SECRET_BYTES_MIN: usize = 32;
 const SERVICE_SECRET_BYTES_MIN: usize = 16;
 
@@ -424,6 +461,7 @@ impl Reader<'_> {
             assignment_sms_template,
             drand: needed(Need::Drand).then(|| self.drand()),
             faceid: self.faceid(),
+            kuaidi100: self.kuaidi100(),
             templates: self.templates(),
             told: self.told(),
             verify_code_secret: needed(Need::VerifyCodes).then(|| self.verify_code_secret()),
@@ -439,6 +477,7 @@ impl Reader<'_> {
                 // From the templates and the names told, when the process is put together.
                 tells: rules.tells,
                 shipping_reports: self.on_unless_off("WECHAT_SHIPPING_REPORT"),
+                parcels_followed: self.switch("KUAIDI100_FOLLOW"),
             },
             max_concurrent: self.number("MAX_CONCURRENCY", 1, 10_000, defaults.max_concurrent),
             log_level: self.log_level(defaults.log_level),
@@ -589,6 +628,29 @@ impl Reader<'_> {
             base_url: self.base_url("FACEID_API_BASE", providers::faceid::DEFAULT_BASE_URL),
             secret_id: self.credential("FACEID_SECRET_ID", "the id of a Tencent Cloud key that may check identities"),
             secret_key: Secret::new(self.credential("FACEID_SECRET_KEY", "the Tencent Cloud key")),
+        })
+    }
+
+    /// There as soon as one part of it is; then all of it must be.
+    fn kuaidi100(&mut self) -> Option<Kuaidi100Config> {
+        let parts = ["KUAIDI100_CUSTOMER", "KUAIDI100_KEY", "KUAIDI100_CALLBACK_URL", "KUAIDI100_SALT"];
+        parts.iter().find_map(|name| self.get(name))?;
+        let how = "the public https address of logisticsCallback, without a query";
+        let callback_url = self.required("KUAIDI100_CALLBACK_URL", how);
+        if !callback_url.is_empty() && (!is_http_url(&callback_url) || callback_url.contains(['?', '#'])) {
+            self.problem("KUAIDI100_CALLBACK_URL", "must be an http(s) address without a query");
+        }
+        let salts = self.credential("KUAIDI100_SALT", "32 random bytes or more, e.g. from: openssl rand -hex 32");
+        let salts: Vec<Secret> = salts.split(',').map(str::trim).filter(|s| !s.is_empty()).map(Secret::new).collect();
+        if salts.iter().any(|salt| salt.expose().len() < KUAIDI100_SALT_BYTES_MIN) {
+            self.problem("KUAIDI100_SALT", "has fewer than 32 bytes; make one with: openssl rand -hex 32");
+        }
+        Some(Kuaidi100Config {
+            base_url: self.base_url("KUAIDI100_API_BASE", providers::kuaidi100::DEFAULT_BASE_URL),
+            customer: self.credential("KUAIDI100_CUSTOMER", "the shop's number, from the pages of Kuaidi100"),
+            key: Secret::new(self.credential("KUAIDI100_KEY", "the authorisation key, from the pages of Kuaidi100")),
+            callback_url,
+            salts,
         })
     }
 

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, Timelike};
 use domain::{Consent, Event, Tells};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::TransportKind;
 use crate::open::Error;
 
 /// The events of the shop that can have a template.
-pub const NAMES: [&str; 6] =
-    ["assignment", "orderPaid", "orderShipped", "orderRefunded", "lotteryResult", "coinExpiring"];
+pub const NAMES: [&str; 7] =
+    ["assignment", "orderPaid", "orderShipped", "orderArrived", "orderRefunded", "lotteryResult", "coinExpiring"];
 
 /// WeChat's templates have at most this many keys.
 const FIELDS_MAX: usize = 5;
@@ -36,8 +36,11 @@ pub struct Template {
     /// What the message is about: one of [`NAMES`].
     pub name: String,
     /// The template's id in the WeChat portal.
+    #[serde(alias = "id")]
     pub template_id: String,
-    /// The message's value for each of the template's keys: `{"thing1": "activityName"}`.
+    /// The message's value for each of the template's keys: `{"thing1": "activityName"}`, or shorter `"thing1=activityName"` with
+    /// commas in between, for the platform takes 4 KB of variables.
+    #[serde(deserialize_with = "fields")]
     pub fields: BTreeMap<String, String>,
     /// The page of the mini-program that a tap opens.
     #[serde(default)]
@@ -48,6 +51,26 @@ pub struct Template {
     /// What to do when nobody knows whether a message has arrived.
     #[serde(default)]
     pub on_unknown: OnUnknown,
+}
+
+/// Reads fields in either form. What is wrong with them is found by [`problems`].
+fn fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Map(BTreeMap<String, String>),
+        Text(String),
+    }
+    Ok(match Given::deserialize(deserializer)? {
+        Given::Map(map) => map,
+        Given::Text(text) => {
+            let pair = |pair: &str| {
+                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                (key.trim().to_owned(), value.trim().to_owned())
+            };
+            text.split(',').map(pair).collect()
+        }
+    })
 }
 
 /// What follows a send whose outcome is unknown.

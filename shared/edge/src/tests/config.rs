@@ -26,6 +26,10 @@ fn full() -> Vec<(&'static str, &'static str)> {
         ("SMS_SIGN", "金鹿"),
         ("SMS_TEMPLATE_ID", "123456"),
         ("VERIFY_CODE_SECRET", "hunter2-hunter2-hunter2-hunter2-"),
+        ("KUAIDI100_CUSTOMER", "0123456789ABCDEF"),
+        ("KUAIDI100_KEY", "hunter2-parcels"),
+        ("KUAIDI100_CALLBACK_URL", "https://shop.example/logisticsCallback"),
+        ("KUAIDI100_SALT", "hunter2-hunter2-hunter2-hunter2-"),
     ]
 }
 
@@ -56,7 +60,8 @@ fn a_full_environment_reads() {
 fn only_what_is_needed_is_demanded() {
     assert!(parse(&[], &[]).is_ok());
     let message = parse(&[], ALL).unwrap_err();
-    for name in full().iter().map(|(name, _)| name).filter(|name| **name != "SERVICE_KEYS") {
+    let optional = |name: &str| name == "SERVICE_KEYS" || name.starts_with("KUAIDI100_");
+    for name in full().iter().map(|(name, _)| name).filter(|name| !optional(name)) {
         assert!(message.contains(&format!("{name} is missing: set it to ")), "{name} in {message}");
     }
     assert!(parse(&[("MONGODB_URI", "  ")], &[Need::Store]).is_err(), "blank counts as missing");
@@ -94,6 +99,11 @@ fn a_malformed_variable_is_named_and_its_value_is_not() {
         ("WXPAY_NOTIFY_URL", "https://shop.example/payCallback?x=hunter2"),
         ("SMS_API_BASE", "hunter2"),
         ("VERIFY_CODE_SECRET", "hunter2"),
+        ("KUAIDI100_SALT", "hunter2"),
+        ("KUAIDI100_SALT", "hunter2-hunter2-hunter2-hunter2-,hunter2"),
+        ("KUAIDI100_CALLBACK_URL", "https://shop.example/cb?x=hunter2"),
+        ("KUAIDI100_API_BASE", "hunter2"),
+        ("KUAIDI100_FOLLOW", "hunter2"),
         ("POINTS_EARN_FEN", "0"),
         ("POINT_VALUE_FEN", "1.5"),
         ("ORDER_EXPIRE_MINUTES", "-1"),
@@ -113,15 +123,34 @@ fn a_malformed_variable_is_named_and_its_value_is_not() {
 }
 
 #[test]
+fn an_account_for_parcels_is_whole_or_not_there() {
+    let config = parse(&full(), ALL).unwrap();
+    let account = config.kuaidi100.unwrap();
+    assert_eq!((account.base_url.as_str(), account.salts.len()), ("https://poll.kuaidi100.com", 1));
+    let parts: Vec<_> = full().into_iter().filter(|(name, _)| name.starts_with("KUAIDI100_")).collect();
+    for (part, _) in &parts {
+        let rest: Vec<_> = parts.iter().copied().filter(|(name, _)| name != part).collect();
+        let message = parse(&rest, &[]).unwrap_err();
+        assert!(message.contains(&format!("{part} is missing: set it to ")), "{message}");
+    }
+    let none = parse(&[("KUAIDI100_API_BASE", "http://localhost:1"), ("KUAIDI100_FOLLOW", "1")], &[]).unwrap();
+    assert!(none.kuaidi100.is_none() && none.rules.parcels_followed);
+    let local = [parts.as_slice(), &[("KUAIDI100_SALT", local::KUAIDI100_SALT)]].concat();
+    assert!(parse(&local, &[]).unwrap_err().contains("KUAIDI100_SALT holds a published credential"));
+}
+
+#[test]
 fn templates_are_checked_at_start() {
     let read = |value: &str| parse(&[full().as_slice(), &[("WECHAT_TEMPLATES", value)]].concat(), ALL);
     let good = r#"[{"name":"assignment","templateId":"T-1","fields":{"thing1":"customerName"},"onUnknown":"resend"},
-        {"name":"lotteryResult","templateId":"T-2","fields":{"phrase2":"result"},"page":"pages/a","longTerm":true}]"#;
+        {"name":"lotteryResult","templateId":"T-2","fields":{"phrase2":"result"},"page":"pages/a","longTerm":true},
+        {"name":"orderArrived","id":"T-3","fields":"thing1=products, time2=time"}]"#;
     let templates = read(good).unwrap().templates;
     assert_eq!(
         templates.iter().map(|t| (t.long_term, t.on_unknown)).collect::<Vec<_>>(),
-        [(false, OnUnknown::Resend), (true, OnUnknown::Stop)]
+        [(false, OnUnknown::Resend), (true, OnUnknown::Stop), (false, OnUnknown::Stop)]
     );
+    assert_eq!((templates[2].template_id.as_str(), templates[2].fields["time2"].as_str()), ("T-3", "time"));
     for (value, wanted) in [
         ("{}", "WECHAT_TEMPLATES is malformed"),
         (r#"[{"name":"assignment"}]"#, "WECHAT_TEMPLATES is malformed"),
