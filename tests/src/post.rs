@@ -157,6 +157,7 @@ impl Post {
             pay: None,
             open: Some(&self.client),
             sms: None,
+            kuaidi100: None,
             text_template: None,
             templates: &self.templates,
             tells: &self.tells,

@@ -45,6 +45,7 @@ async fn handle(ctx: Context, _input: Input) -> Result<Reply, Failure> {
         open: Some(ctx.open_api()?),
         // Optional: text messages without it end when they are of no use any more, and the log says that they wait.
         sms: ctx.sms().ok(),
+        kuaidi100: ctx.kuaidi100(),
         text_template: ctx.app.config.assignment_sms_template.as_deref(),
         templates: &ctx.app.config.templates,
         tells: &ctx.rules().tells,

@@ -7,7 +7,7 @@ use domain::{Code, CustomerId, Failure, OpenId, Refusal};
 use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shop::{after_sale, assignments, messages, refunds, shipping, texts};
+use shop::{after_sale, assignments, messages, parcels, refunds, shipping, texts};
 use store::outbox::{OutboxFilter, OutboxItem, OutboxStatus};
 use store::page::PageRequest;
 
@@ -59,6 +59,7 @@ enum Kind {
     Refund,
     AfterSaleRefund,
     ShippingReport,
+    ParcelSubscription,
 }
 
 impl Kind {
@@ -70,6 +71,7 @@ impl Kind {
             Self::Refund => refunds::KIND,
             Self::AfterSaleRefund => after_sale::wechat::KIND,
             Self::ShippingReport => shipping::KIND,
+            Self::ParcelSubscription => parcels::KIND,
         }
     }
 }
@@ -111,8 +113,15 @@ struct Sight {
 
 const OWN_KINDS: &[&str] = &[messages::KIND, messages::MASS_KIND];
 const MESSAGE_KINDS: &[&str] = &[messages::KIND, messages::MASS_KIND, texts::KIND];
-const ALL_KINDS: &[&str] =
-    &[messages::KIND, messages::MASS_KIND, texts::KIND, refunds::KIND, after_sale::wechat::KIND, shipping::KIND];
+const ALL_KINDS: &[&str] = &[
+    messages::KIND,
+    messages::MASS_KIND,
+    texts::KIND,
+    refunds::KIND,
+    after_sale::wechat::KIND,
+    shipping::KIND,
+    parcels::KIND,
+];
 
 const MESSAGE_ID_MAX: usize = 256;
 /// A message that had expired is useful for so long after somebody asked for it again.

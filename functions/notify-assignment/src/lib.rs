@@ -92,6 +92,7 @@ async fn first_tries(ctx: &Context, fresh: &[String], circuit: &Circuit) {
                 pay: None,
                 open: Some(open),
                 sms: None,
+                kuaidi100: None,
                 text_template: app.config.assignment_sms_template.as_deref(),
                 templates: &app.config.templates,
                 tells: &app.config.rules.tells,

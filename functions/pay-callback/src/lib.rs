@@ -126,6 +126,7 @@ async fn refund_at_once(ctx: &Context, transaction_id: &str) {
         pay: ctx.pay().ok(),
         open: None,
         sms: None,
+        kuaidi100: None,
         text_template: None,
         templates: &ctx.app.config.templates,
         tells: &ctx.rules().tells,

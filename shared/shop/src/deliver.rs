@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Failure, Tells};
 use futures_util::{StreamExt, future, stream};
+use providers::kuaidi100::Account;
 use providers::sms::TencentSms;
 use serde::de::DeserializeOwned;
 use store::outbox::{Begin, Begun, End, Fate, Held, MAX_ATTEMPTS, OutboxItem, OutboxStatus, Tried};
@@ -23,13 +24,14 @@ use crate::after_sale::wechat::{self as after_sale, SendRefund};
 use crate::assignments;
 use crate::delivery::{Outcome, Why};
 use crate::messages::{self, Message, NO_SUBSCRIPTION, NO_TEMPLATE, OUTCOME_UNKNOWN};
+use crate::parcels::{self, Follow};
 use crate::refunds::{self, RefundOrder};
 use crate::shipping;
 use crate::texts::{self, Text};
 
 /// All kinds, in the order in which a run looks after them.
-const KINDS: [&str; 6] =
-    [refunds::KIND, after_sale::KIND, shipping::KIND, messages::KIND, texts::KIND, messages::MASS_KIND];
+const KINDS: [&str; 7] =
+    [refunds::KIND, after_sale::KIND, shipping::KIND, messages::KIND, texts::KIND, parcels::KIND, messages::MASS_KIND];
 
 /// Longer than any delivery may take, so that a second deliverer never overlaps a live one.
 const LEASE: TimeDelta = TimeDelta::seconds(120);
@@ -108,6 +110,8 @@ pub struct Deliverer<'a> {
     pub open: Option<&'a open::Client>,
     /// For text messages.
     pub sms: Option<&'a TencentSms>,
+    /// For subscriptions to the news of parcels.
+    pub kuaidi100: Option<&'a Account>,
     /// The approved template of text messages in place of those that nobody allowed, where the shop wants them.
     pub text_template: Option<&'a str>,
     pub templates: &'a [Template],
@@ -270,18 +274,34 @@ impl Deliverer<'_> {
     /// Delivers due items until none is left or `limit` are done. From `deadline` on it takes no more and waits for those that it
     /// has, which may take another 45 s. An error is the store's absence; one that concerns a single item is logged.
     pub async fn deliver_due(&self, limit: u32, deadline: Instant) -> Result<Delivered, Failure> {
-        let mut lanes = Vec::new();
         let kinds = self.kinds();
-        for kind in &kinds {
+        let others: Vec<&'static str> = KINDS.into_iter().filter(|kind| !kinds.contains(kind)).collect();
+        self.run(&kinds, &others, limit, deadline).await
+    }
+
+    /// The same for one kind alone; the others are some other function's.
+    pub async fn deliver_due_of(&self, kind: &str, limit: u32, deadline: Instant) -> Result<Delivered, Failure> {
+        let kinds: Vec<&'static str> = self.kinds().into_iter().filter(|known| *known == kind).collect();
+        self.run(&kinds, &[], limit, deadline).await
+    }
+
+    async fn run(
+        &self,
+        kinds: &[&'static str],
+        others: &[&'static str],
+        limit: u32,
+        deadline: Instant,
+    ) -> Result<Delivered, Failure> {
+        let mut lanes = Vec::new();
+        for kind in kinds {
             let rests_until = self.paused(kind).await?;
             lanes.push(Lane { kind, at_work: 0, look_again: None, rests_until });
         }
         let board = Board { lanes, left: limit, sum: Delivered::default() };
         let run = Run { deadline, board: Mutex::new(board) };
         let work = future::join_all((0..WORKERS).map(|_| self.work(&run)));
-        let others = KINDS.into_iter().filter(|kind| !kinds.contains(kind));
-        let (worked, looked_after) =
-            future::join(work, future::join_all(others.map(|kind| self.without_client(&run, kind)))).await;
+        let others = others.iter().map(|kind| self.without_client(&run, kind));
+        let (worked, looked_after) = future::join(work, future::join_all(others)).await;
         let sum = run.board().sum;
         match worked.into_iter().chain(looked_after).find_map(Result::err) {
             None => Ok(sum),
@@ -294,6 +314,10 @@ impl Deliverer<'_> {
 
     /// What nobody can deliver here ends all the same when it is of no use any more, and an operator hears of the rest.
     async fn without_client(&self, run: &Run, kind: &'static str) -> Result<(), Failure> {
+        // Which `followParcels` delivers where this function lacks the account.
+        if kind == parcels::KIND {
+            return Ok(());
+        }
         while run.another() {
             match concerning_one(self.store.claim_expired(kind, LEASE, (self.clock)()).await)?.flatten() {
                 Some(item) => {
@@ -365,6 +389,7 @@ impl Deliverer<'_> {
         let can = |kind: &&str| match *kind {
             refunds::KIND | after_sale::KIND => self.pay.is_some(),
             texts::KIND => self.sms.is_some(),
+            parcels::KIND => self.kuaidi100.is_some(),
             _ => self.open.is_some(),
         };
         KINDS.into_iter().filter(can).collect()
@@ -469,6 +494,7 @@ impl Deliverer<'_> {
             after_sale::KIND => self.after_sale(&item).await,
             shipping::KIND => self.report(&item).await,
             texts::KIND => self.text(&item).await,
+            parcels::KIND => self.follow(&item).await,
             // Of other kinds none is claimed.
             _ => self.message(&item).await,
         };
@@ -526,6 +552,18 @@ impl Deliverer<'_> {
         Ok(match self.sms {
             None => self.put_back(item, item.next_attempt_at, None).await,
             Some(sms) => self.attempt(item, None, async |_| Ok(texts::deliver(sms, &text).await)).await,
+        })
+    }
+
+    async fn follow(&self, item: &OutboxItem) -> Result<Result<Settled, Failure>, Why> {
+        let follow: Follow = payload(item)?;
+        Ok(match self.kuaidi100 {
+            None => self.put_back(item, item.next_attempt_at, None).await,
+            Some(account) => {
+                let exchange =
+                    async |_: &OutboxItem| parcels::deliver(self.store, account, &follow, (self.clock)()).await;
+                self.attempt(item, None, exchange).await
+            }
         })
     }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use chrono::{DateTime, Utc};
 use domain::day::clock_text;
 use domain::{Consent, Event, Fen, Logistics, OpenId, OrderId, ShopRules, Tells, Yuan};
+use providers::kuaidi100::Company;
 use store::orders::{Order, Shipping};
 use store::outbox::OutboxItem;
 use store::payments::ExceptionKind;
@@ -106,26 +107,9 @@ fn carrier(shipping: &Shipping) -> String {
         Logistics::Pickup => "到店自提".to_owned(),
         Logistics::Express => {
             let code = shipping.express_company.as_deref().unwrap_or_default();
-            courier_name(code).unwrap_or(code).to_owned()
+            Company::of(code).map_or(code, |company| company.name).to_owned()
         }
     }
-}
-
-/// The couriers that most parcels go with. WeChat's get_delivery_list has them all.
-fn courier_name(code: &str) -> Option<&'static str> {
-    let known = [
-        ("SF", "顺丰速运"),
-        ("STO", "申通快递"),
-        ("YTO", "圆通速递"),
-        ("ZTO", "中通快递"),
-        ("YD", "韵达快递"),
-        ("JD", "京东物流"),
-        ("EMS", "邮政EMS"),
-        ("YZPY", "邮政快递包裹"),
-        ("JTSD", "极兔速递"),
-        ("DBL", "德邦快递"),
-    ];
-    known.into_iter().find(|(id, _)| id.eq_ignore_ascii_case(code)).map(|(_, name)| name)
 }
 
 /// What the buyer pays for an order, whatever with.
@@ -156,6 +140,22 @@ pub(crate) async fn order_shipped(
     let (at, shipping) = (shipping.shipped_at, Some(shipping));
     let news = OrderNews { status: "已发货", amount: price(order), at, shipping, reason: "" };
     tx.enqueue(&order_message(order, Event::OrderShipped, "shipped", &news, now)?).await
+}
+
+/// Tells the buyer that their parcel was signed for.
+pub(crate) async fn order_arrived(
+    tx: &mut Tx,
+    order: &Order,
+    arrived_at: DateTime<Utc>,
+    tells: &Tells,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    if tells.of(Event::OrderArrived).is_none() {
+        return Ok(());
+    }
+    let (at, shipping) = (arrived_at, order.shipping.as_ref());
+    let news = OrderNews { status: "已签收", amount: price(order), at, shipping, reason: "" };
+    tx.enqueue(&order_message(order, Event::OrderArrived, "arrived", &news, now)?).await
 }
 
 /// A refund that WeChat has confirmed.

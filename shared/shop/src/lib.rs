@@ -20,6 +20,7 @@ pub mod mall;
 pub mod members;
 pub mod messages;
 pub mod offers;
+pub mod parcels;
 pub mod place;
 pub mod prepaid;
 pub mod prepaid_views;

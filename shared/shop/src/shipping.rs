@@ -16,7 +16,7 @@ use wechat::shipping::{self, OrderKey, OrderState, ShippingClass, ShippingOrder,
 
 use crate::delivery::{Outcome, Why};
 use crate::messages::OUTCOME_UNKNOWN;
-use crate::{after_sale, events};
+use crate::{after_sale, events, parcels};
 
 /// `outbox.kind` of a report.
 pub const KIND: &str = "shippingReport";
@@ -89,8 +89,15 @@ pub async fn ship(
     by: &str,
     now: DateTime<Utc>,
 ) -> Result<Shipped, Failure> {
-    let shipped =
-        store.transaction(|tx, _| Box::pin(async move { ship_in(tx, rules, id, parcel, by, now).await })).await?;
+    let mut tries = 0;
+    let shipped = loop {
+        let shipped =
+            store.transaction(|tx, _| Box::pin(async move { ship_in(tx, rules, id, parcel, by, now).await })).await;
+        match shipped {
+            Err(error) if parcels::met(&error, &mut tries) => {}
+            done => break done?,
+        }
+    };
     crashpoint("ship.committed").await;
     Ok(shipped)
 }
@@ -106,7 +113,17 @@ async fn ship_in(
     let order = tx.order(id).await?.ok_or(Code::OrderNotFound)?;
     let Parcel { logistics, express_company, tracking_no } = parcel.clone();
     let reported = rules.shipping_reports && order.transaction_id.is_some();
-    let shipping = Shipping { logistics, express_company, tracking_no, shipped_at: now, by: by.to_owned(), reported };
+    let by = by.to_owned();
+    let mut shipping = Shipping {
+        logistics,
+        express_company,
+        tracking_no,
+        shipped_at: now,
+        by,
+        reported,
+        parcel: None,
+        untracked: None,
+    };
     let refused = |message: &'static str| Refusal::new(Code::OrderStateInvalid).with_message(message);
     if let Some(before) = &order.shipping {
         if before.same_parcel(&shipping) {
@@ -121,6 +138,7 @@ async fn ship_in(
     if !after_sale::is_anything_left(tx, &order).await? {
         return Err(refused("订单商品已全部退款或正在退款，不能发货").into());
     }
+    parcels::put_in(tx, rules, &order, &mut shipping, now).await?;
     if !tx.mark_order_shipped(id, &shipping).await? {
         return Err(Error::Invariant(format!("order {id} changed within a snapshot")));
     }

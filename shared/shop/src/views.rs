@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use domain::quote::Adjustment;
-use domain::{Logistics, OrderStatus, OrderType, PaymentMethod, Yuan};
+use domain::{Logistics, OrderStatus, OrderType, ParcelState, PaymentMethod, Yuan};
 use serde::{Deserialize, Serialize};
-use store::orders::{Address, Note, Order, OrderItem, PriceChange, Shipping};
+use store::orders::{Address, Note, Order, OrderItem, ParcelSummary, PriceChange, Shipping};
+use store::parcels::Attention;
 use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException, PaymentStatus};
 use store::refunds::RefundState;
 
@@ -64,6 +65,37 @@ pub struct ShippingView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracking_no: Option<String>,
     pub shipped_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parcel: Option<ParcelSummaryView>,
+    /// Why its parcel is not followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub untracked: Option<String>,
+}
+
+/// Where an order's parcel is.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParcelSummaryView {
+    pub state: ParcelState,
+    pub state_text: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrived_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attention>,
+}
+
+impl From<&ParcelSummary> for ParcelSummaryView {
+    fn from(parcel: &ParcelSummary) -> Self {
+        Self {
+            state: parcel.state,
+            state_text: parcel.state.message(),
+            updated_at: parcel.at.map(iso),
+            arrived_at: parcel.arrived_at.map(iso),
+            attention: parcel.attention,
+        }
+    }
 }
 
 impl From<&Shipping> for ShippingView {
@@ -73,6 +105,8 @@ impl From<&Shipping> for ShippingView {
             express_company: shipping.express_company.clone(),
             tracking_no: shipping.tracking_no.clone(),
             shipped_at: iso(shipping.shipped_at),
+            parcel: shipping.parcel.as_ref().map(ParcelSummaryView::from),
+            untracked: shipping.untracked.clone(),
         }
     }
 }

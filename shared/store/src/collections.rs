@@ -44,6 +44,7 @@ definitions![
     "nonces",
     "orders",
     "outbox",
+    "parcels",
     "paymentExceptions",
     "payments",
     "prepaidDeductions",

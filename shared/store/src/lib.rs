@@ -27,6 +27,7 @@ pub mod migrate;
 pub mod orders;
 pub mod outbox;
 pub mod page;
+pub mod parcels;
 pub mod payments;
 pub mod prepaid;
 pub mod products;

@@ -6,13 +6,14 @@ use domain::machine::order::{Event, sources};
 use domain::quote::{Adjustment, Proof, Share};
 use domain::refund::{Frozen, FrozenLine, LineFacts};
 use domain::{
-    CustomerId, Fen, Logistics, OpenId, OrderId, OrderStatus, OrderType, PaymentMethod, Points, ProductId, SkuId,
-    UserCouponId, UserId,
+    CustomerId, Fen, Logistics, OpenId, OrderId, OrderStatus, OrderType, ParcelState, PaymentMethod, Points, ProductId,
+    SkuId, UserCouponId, UserId,
 };
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::page::{Page, PageRequest, Row};
+use crate::parcels::Attention;
 use crate::refunds::RefundState;
 use crate::{Error, Store, Tx, date};
 
@@ -137,6 +138,24 @@ pub struct PriceChange {
     pub at: DateTime<Utc>,
 }
 
+/// What an order shows of its parcel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParcelSummary {
+    /// `parcels._id`.
+    pub id: String,
+    pub state: ParcelState,
+    /// When the newest thing that is known happened.
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
+    /// When it was signed for.
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub arrived_at: Option<DateTime<Utc>>,
+    /// Why staff should look at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attention>,
+}
+
 /// How an order was shipped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -154,6 +173,12 @@ pub struct Shipping {
     /// A report to WeChat was put into the outbox with it.
     #[serde(default)]
     pub reported: bool,
+    /// The courier's parcel that it is in, where the shop follows parcels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parcel: Option<ParcelSummary>,
+    /// Why its parcel cannot be followed, as a stable code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untracked: Option<String>,
 }
 
 impl Shipping {

@@ -92,7 +92,7 @@ pub struct Try {
 pub struct OutboxItem {
     #[serde(rename = "_id")]
     pub id: String,
-    /// `refund`, `shippingReport`, `message`, `massMessage` or `sms`. Kinds are delivered beside each other: a million mass
+    /// `refund`, `shippingReport`, `message`, `massMessage`, `sms` or `parcelSubscription`. Kinds are delivered beside each other: a million mass
     /// messages do not wait in front of an order's message.
     pub kind: String,
     /// What to deliver, as JSON text of the kind's own type.

@@ -24,6 +24,7 @@ use crate::{Error, date};
 enum Cause<'a> {
     Paid { order: &'a str },
     Shipped { order: &'a str },
+    Arrived { order: &'a str },
     Refunded { order: &'a str, refund: &'a str },
     Coins { user: &'a str },
     Draw { round: &'a str, ticket: &'a str },
@@ -41,6 +42,7 @@ impl<'a> Cause<'a> {
             "order" => match rest.split_once(':')? {
                 (order, "paid") => Some(Self::Paid { order }),
                 (order, "shipped") => Some(Self::Shipped { order }),
+                (order, "arrived") => Some(Self::Arrived { order }),
                 (order, what) => Some(Self::Refunded { order, refund: what.strip_prefix("refund:")? }),
             },
             "coins" => Some(Self::Coins { user: rest.rsplit_once(':')?.0 }),
@@ -54,9 +56,11 @@ impl<'a> Cause<'a> {
 
     fn order(self) -> Option<&'a str> {
         match self {
-            Self::Paid { order } | Self::Shipped { order } | Self::Refunded { order, .. } | Self::Report { order } => {
-                Some(order)
-            }
+            Self::Paid { order }
+            | Self::Shipped { order }
+            | Self::Arrived { order }
+            | Self::Refunded { order, .. }
+            | Self::Report { order } => Some(order),
             Self::Coins { .. } | Self::Draw { .. } => None,
         }
     }
@@ -180,6 +184,10 @@ fn cause_off(item: &OutboxItem, cause: Cause<'_>, causes: &Causes) -> Option<&'s
         Cause::Shipped { .. } => {
             (order.is_some_and(|o| o.shipping.is_some()), "it tells of the shipping of an order that is not shipped")
         }
+        Cause::Arrived { .. } => {
+            let parcel = order.and_then(|o| o.shipping.as_ref()?.parcel.as_ref());
+            (parcel.is_some_and(|p| p.arrived_at.is_some()), "it tells of a parcel that has not arrived")
+        }
         Cause::Refunded { refund, .. } => {
             let back = causes.exceptions.iter().any(|e| {
                 e.out_refund_no.as_deref() == Some(refund)
@@ -230,6 +238,7 @@ mod tests {
         for (id, cause) in [
             ("message:order:A1:paid", Some(Cause::Paid { order: "A1" })),
             ("message:order:A1:shipped", Some(Cause::Shipped { order: "A1" })),
+            ("message:order:A1:arrived", Some(Cause::Arrived { order: "A1" })),
             ("message:order:A1:refund:RF1", Some(Cause::Refunded { order: "A1", refund: "RF1" })),
             ("message:coins:u-1:2026-11-21", Some(Cause::Coins { user: "u-1" })),
             ("message:lottery:r-1:t1", Some(Cause::Draw { round: "r-1", ticket: "t1" })),

@@ -21,7 +21,8 @@
 //! | `seal` | every sealed day has the entries it was sealed with, and the days form one chain without gaps |
 //! | `draw` | each draw recomputes from its list, seed and beacon to its recorded ranking and winners; rights follow the ranks, hold their pieces and grant one coin each; no seed is in clear before its draw |
 //! | `shipping` | an order has shipping data exactly from its shipping on, and knows when it was completed exactly once it is; a report that it says was made is in the outbox |
-//! | `event` | what is told or reported has happened, and to the one who is told: order paid, shipped, refunded, draw, coins that expire |
+//! | `parcel` | a parcel's state, trace and marks fit; its orders show it as it is, arrival included; it was not asked about too often; subscriptions are those that parcels of orders made |
+//! | `event` | what is told or reported has happened, and to the one who is told: order paid, shipped, arrived, refunded, draw, coins that expire |
 //! | `outbox` | nothing waits beyond its limit without being dead; what has ended has one end, is leased to nobody and not being sent; tries are numbered, and the last says what the state says; only messages hold permissions; a refund has its cause and its outcome |
 //! | `subscription` | messages that a user agreed to = those still available + those that items of the outbox hold + those found void |
 //! | `assignment` | who was assigned a customer is told by a message that names the customer, and no such message was delivered without its assignment |
@@ -34,6 +35,7 @@ mod draws;
 mod events;
 mod identities;
 mod messages;
+mod parcels;
 mod refunds;
 mod rights;
 mod rules;
@@ -173,6 +175,7 @@ impl Store {
         audit.members().await?;
         audit.identities().await?;
         audit.seals().await?;
+        audit.parcels().await?;
         audit.outbox().await?;
         audit.subscriptions().await?;
         audit.assignments().await?;
@@ -510,6 +513,7 @@ impl Audit<'_> {
         self.check_rights_of(batch).await?;
         self.check_coupons_of(batch).await?;
         self.check_shipping_of(batch).await?;
+        self.check_parcels_of(batch).await?;
         let ids: Vec<String> = batch.iter().map(|o| o.id.as_str().to_owned()).collect();
         let keys = batch.iter().flat_map(|o| ORDER_REASONS.iter().map(|r| key(&o.id, r))).collect();
         let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
@@ -703,6 +707,7 @@ impl Audit<'_> {
         loop {
             let batch: Batch<OutboxItem> = self.batch("outbox", "outbox", after).await?;
             self.check_causes_of(&batch.rows).await?;
+            self.check_subscriptions_of(&batch.rows).await?;
             let numbers = batch.rows.iter().filter_map(|i| i.id.strip_prefix("refund:").map(str::to_owned)).collect();
             let causes: Vec<PaymentException> = self.matching("paymentExceptions", "outRefundNo", numbers).await?;
             let numbers = batch.rows.iter().filter_map(|i| after_sale_of(&i.id)).collect();
