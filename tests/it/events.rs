@@ -31,6 +31,7 @@ pub(crate) fn templates() -> Vec<Template> {
     vec![
         template("orderPaid", &[order.as_slice(), &[("phrase5", "status")]].concat()),
         template("orderRefunded", &[order.as_slice(), &[("thing5", "reason")]].concat()),
+        template("orderArrived", &[("character_string1", "orderNo"), ("thing2", "products"), ("phrase3", "status")]),
         template(
             "orderShipped",
             &[

@@ -20,6 +20,7 @@ pub(crate) async fn snapshot(world: &World) -> anyhow::Result<Snapshot> {
         "member_user",
         "orders",
         "outbox",
+        "parcels",
         "paymentExceptions",
         "payments",
         "records",
@@ -573,7 +574,7 @@ async fn what_is_no_json_object_reaches_no_function() -> anyhow::Result<()> {
     for function in functions.iter().filter(|f| !f.is_raw()) {
         let who = match function.name() {
             "submitOrder" | "wxPay" | "orders" | "getUserPoints" | "generateOrderId" | "sendSMS" => As::User,
-            "addresses" | "cart" | "coins" | "coupons" | "lottery" | "pointsMall" | "subscriptions"
+            "addresses" | "cart" | "coins" | "coupons" | "logistics" | "lottery" | "pointsMall" | "subscriptions"
             | "verifyIdentity" => As::User,
             "login" | "products" => As::Nobody,
             _ => As::Service,
@@ -591,6 +592,12 @@ async fn what_is_no_json_object_reaches_no_function() -> anyhow::Result<()> {
         let answer = send(c, "POST", "/payCallback", &[], body).await?;
         assert!((400..500).contains(&answer.status) && answer.body["code"] == "FAIL", "{answer:?}");
         assert!(answer.body["message"].as_str().is_some_and(|m| !m.is_empty()), "{answer:?}");
+    }
+    for path in ["/logisticsCallback", "/logisticsCallback?subscription=x", "/logisticsCallback?subscription=x-1"] {
+        for body in [&b""[..], b"param={}", b"sign=00&param={}", b"{}", b"\xff"] {
+            let answer = send(c, "POST", path, &[], body.to_vec()).await?;
+            assert!((400..500).contains(&answer.status) && answer.body["result"] == false, "{answer:?}");
+        }
     }
     // An empty body stands for an empty event.
     for body in [&b""[..], b"  \n", b"{}"] {

@@ -48,6 +48,8 @@ mod notify;
 mod notify_faults;
 mod orders_more;
 mod outage;
+mod parcels;
+mod parcels_faults;
 mod peers;
 mod prepaid;
 mod price;

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use it::{World, order_of};
 use serde_json::json;
 
-const ALL: [&str; 9] = [
+const ALL: [&str; 10] = [
     "autoComplete",
     "lotteryDraw",
     "expireCoins",
     "expireCoupons",
+    "followParcels",
     "sealLedger",
     "closeExpiredOrders",
     "reconcilePayments",

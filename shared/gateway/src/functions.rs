@@ -16,6 +16,8 @@ pub fn functions() -> Vec<Function> {
         orders::function(),
         refunds::function(),
         batch_update_orders::function(),
+        logistics::function(),
+        logistics_callback::function(),
         get_user_points::function(),
         add_points::function(),
         stock::function(),
@@ -47,6 +49,7 @@ pub fn functions() -> Vec<Function> {
         lottery_draw::function(),
         expire_coins::function(),
         expire_coupons::function(),
+        follow_parcels::function(),
         seal_ledger::function(),
     ]
 }

@@ -176,6 +176,7 @@ mod tests {
                 "deliverOutbox",
                 "expireCoins",
                 "expireCoupons",
+                "followParcels",
                 "lotteryDraw",
                 "reconcilePayments",
                 "sealLedger",

@@ -348,11 +348,16 @@ fn realistic(variable: &str) -> String {
         "WXPAY_PUBLIC_KEYS" => list(2, format!(r#"{{"serial":"PUB_KEY_ID_{}","pem":"{}"}}"#, text(34), text(392))),
         "WXPAY_NOTIFY_URL" => text(60),
         "WECHAT_TEMPLATES" => {
-            let fields = r#"{"thing1":"products","amount2":"amount","time3":"time","thing4":"status"}"#;
-            list(6, format!(r#"{{"name":"orderShipped","templateId":"{}","fields":{fields}}}"#, text(43)))
+            let fields = "thing1=products,amount2=amount,time3=time,thing4=status";
+            list(7, format!(r#"{{"name":"orderShipped","id":"{}","fields":"{fields}"}}"#, text(43)))
         }
         "WECHAT_TELLS" => Event::ALL.map(Event::as_str).join(","),
         "WECHAT_SHIPPING_REPORT" => text(3),
+        "KUAIDI100_CUSTOMER" => text(32),
+        "KUAIDI100_KEY" => text(16),
+        "KUAIDI100_CALLBACK_URL" => text(64),
+        "KUAIDI100_SALT" => text(129),
+        "KUAIDI100_FOLLOW" => text(1),
         "VERIFY_CODE_SECRET" => text(64),
         "SMS_SECRET_ID" | "SMS_SECRET_KEY" => text(36),
         "SMS_APP_ID" | "SMS_SIGN" | "SMS_TEMPLATE_ID" => text(12),
@@ -384,7 +389,18 @@ fn the_platform_file_says_what_is_told_to_whom_it_concerns() {
     // Those that cause messages about orders and deliver none.
     assert_eq!(
         having("WECHAT_TELLS"),
-        ["submitOrder", "wxPay", "payCallback", "orders", "pointsMall", "closeExpiredOrders", "reconcilePayments"]
+        [
+            "submitOrder",
+            "wxPay",
+            "payCallback",
+            "orders",
+            "logistics",
+            "logisticsCallback",
+            "pointsMall",
+            "closeExpiredOrders",
+            "reconcilePayments",
+            "followParcels"
+        ]
     );
     // Those that deliver, or look for whom a template has permission.
     assert_eq!(
