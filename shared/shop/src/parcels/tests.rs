@@ -1,3 +1,5 @@
+//! What news, queries and failures make of a parcel.
+
 use providers::kuaidi100::{Node, Route};
 
 use super::*;
