@@ -353,6 +353,9 @@ fn realistic(variable: &str) -> String {
         }
         "WECHAT_TELLS" => Event::ALL.map(Event::as_str).join(","),
         "WECHAT_SHIPPING_REPORT" => text(3),
+        "WXPAY_API_V2_KEY" => text(32),
+        "REFUND_DAYS" | "AUTO_COMPLETE_DAYS" => text(2),
+        "COUPON_RETURN" => text(3),
         "KUAIDI100_CUSTOMER" => text(32),
         "KUAIDI100_KEY" => text(16),
         "KUAIDI100_CALLBACK_URL" => text(64),
@@ -396,10 +399,12 @@ fn the_platform_file_says_what_is_told_to_whom_it_concerns() {
             "orders",
             "logistics",
             "logisticsCallback",
+            "batchUpdateOrders",
+            "refunds",
             "pointsMall",
             "closeExpiredOrders",
             "reconcilePayments",
-            "followParcels"
+            "followParcels",
         ]
     );
     // Those that deliver, or look for whom a template has permission.
