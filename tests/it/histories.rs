@@ -31,7 +31,7 @@ use simulators::{Fault, FaultMode, RefundStatus, Target};
 const STEPS: std::ops::Range<u32> = 25..70;
 const MEMBERS: usize = 3;
 const PRODUCTS: &[&str] =
-    &["p-apple", "p-rice", "p-tea", "p-honey", "p-sticker", "p-eggs", "p-last", "p-off", "p-lottery", "p-mug"];
+    &["p-apple", "p-rice", "p-tea", "p-honey", "p-sticker", "p-eggs", "p-last", "p-off", "p-lottery", "p-mug", "p-oil"];
 const SKUS: &[&str] = &["s-grade1", "s-grade2", "s-grade3"];
 
 /// Codes that a caller must be ready for whatever it does. Everything else, `INTERNAL` above all, is a bug.
@@ -298,7 +298,7 @@ impl History {
             15..19 => self.preview(member).await,
             19..36 => self.submit(member).await,
             36..56 => self.pay_or_cancel(member).await,
-            56..61 => self.ship(member).await,
+            56..61 => self.handle(member).await,
             61..66 => self.crm(member).await,
             66..68 => self.link(member).await,
             68..72 => self.mall(member).await,
@@ -574,8 +574,38 @@ impl History {
         }
     }
 
-    async fn ship(&mut self, member: usize) -> Result<()> {
+    /// What the shop does with an order, and its buyer at the end.
+    async fn handle(&mut self, member: usize) -> Result<()> {
         let Some(order) = self.one_of(&self.members[member].orders.clone()) else { return Ok(()) };
+        match self.below(12) {
+            0 => {
+                let input = json!({ "action": "confirmReceipt", "orderId": order });
+                return self.member(member, "orders", input).await.map(drop);
+            }
+            1 => {
+                let input = json!({
+                    "action": "changeAddress", "orderId": order, "address": self.address(), "acceptFreight": self.chance(50),
+                });
+                return self.member(member, "orders", input).await.map(drop);
+            }
+            2..5 => {
+                let field = self.one_of(&["amount", "amount", "freightAmount"]).unwrap_or("amount");
+                let to = self.one_of(&[0.0, 0.05, 12.34, 40.0]);
+                let mut input = json!({ "action": "changePrice", "orderId": order, "reason": "优惠" });
+                input[field] = json!(to);
+                input["requestId"] = json!(self.request_id());
+                return self.staff("orders", input).await.map(drop);
+            }
+            5 => {
+                let status = self.one_of(&["shipped", "completed", "closed"]);
+                let others = self.members[(member + 1) % MEMBERS].orders.clone();
+                let mut ids = vec![order];
+                ids.extend(self.one_of(&others));
+                let input = json!({ "orderIds": ids, "status": status, "expressCompany": "YTO", "trackingNo": "N1" });
+                return self.service("batchUpdateOrders", input).await.map(drop);
+            }
+            _ => {}
+        }
         let input = match self.chance(80) {
             true => {
                 let (company, number) = (self.one_of(&["YTO", "SF"]), format!("N{}", self.below(3)));
@@ -860,6 +890,7 @@ impl History {
             ("p-sticker", 100_000),
             ("p-eggs", 300),
             ("p-last", 1),
+            ("p-oil", 120),
         ] {
             let by_hand = self.pieces.get(product).copied().unwrap_or(0);
             let (left, sold) = (self.world.stock(product).await?, sold.get(product).copied().unwrap_or(0));
@@ -872,7 +903,8 @@ impl History {
     }
 }
 
-const TIMERS: [&str; 8] = [
+const TIMERS: [&str; 9] = [
+    "autoComplete",
     "reconcilePayments",
     "closeExpiredOrders",
     "settleStockMarkers",

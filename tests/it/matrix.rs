@@ -93,6 +93,7 @@ struct Command {
 /// The order that two commands meet at.
 struct Case {
     token: String,
+    staff: String,
     order: String,
 }
 
@@ -159,6 +160,40 @@ const COMMANDS: &[Command] = &[
         run: |c, case| async move { c.call_service("orders", parcel(&case.order, "YT2")).await }.boxed(),
         fits: |m| matches!(m.status, State::Paid),
         effect: |m| m.after(Event::Ship),
+    },
+    Command {
+        name: "confirmReceipt",
+        run: |c, case| {
+            async move {
+                c.call("orders", &case.token, json!({ "action": "confirmReceipt", "orderId": case.order })).await
+            }
+            .boxed()
+        },
+        fits: |m| matches!(m.status, State::Paid | State::Shipped),
+        effect: |m| m.after(Event::Receive),
+    },
+    Command {
+        name: "changePrice",
+        run: |c, case| {
+            let event = json!({ "action": "changePrice", "orderId": case.order, "amount": 0.15, "reason": "x" });
+            async move { c.call("orders", &case.staff, event).await }.boxed()
+        },
+        fits: |m| m.status == State::PendingPayment,
+        effect: |m| match (m.status, m.wechat) {
+            // The attempt of the old price is over; a payment that WeChat has wins.
+            (State::PendingPayment, Wechat::Open) if !m.overdue => Model { wechat: Wechat::Nothing, ..m },
+            (State::PendingPayment, Wechat::Paid) if !m.overdue => m.after(Event::Pay),
+            _ => m,
+        },
+    },
+    Command {
+        name: "batchClose",
+        run: |c, case| {
+            let event = json!({ "orderIds": [case.order], "status": "closed" });
+            async move { c.call_service("batchUpdateOrders", event).await }.boxed()
+        },
+        fits: |m| matches!(m.status, State::PendingPayment) || m.mall,
+        effect: |m| m.given_up(Event::Cancel),
     },
 ];
 
@@ -247,7 +282,7 @@ impl Matrix {
         if start.overdue {
             c.advance(31 * 60).await?;
         }
-        Ok(Case { token, order })
+        Ok(Case { token, staff: self.world.staff("orders")?, order })
     }
 
     async fn status(&self, order: &str) -> anyhow::Result<String> {
