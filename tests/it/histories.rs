@@ -30,6 +30,8 @@ use simulators::{Fault, FaultMode, RefundStatus, Target};
 /// Steps of a history before it is settled.
 const STEPS: std::ops::Range<u32> = 25..70;
 const MEMBERS: usize = 3;
+/// What each of them has, in fen.
+const BALANCE: i64 = 30_000;
 const PRODUCTS: &[&str] =
     &["p-apple", "p-rice", "p-tea", "p-honey", "p-sticker", "p-eggs", "p-last", "p-off", "p-lottery", "p-mug", "p-oil"];
 const SKUS: &[&str] = &["s-grade1", "s-grade2", "s-grade3"];
@@ -81,7 +83,7 @@ impl Stage {
         world.store.init(store::collections::InitOptions { demo: true, dry_run: false }, opened).await?;
         for n in 0..MEMBERS {
             let member = json!({
-                "_id": format!("u-h{n}"), "openId": format!("o-h{n}"), "points": 60, "level": 1, "balance": 30_000, "carryFen": 0,
+                "_id": format!("u-h{n}"), "openId": format!("o-h{n}"), "points": 60, "level": 1, "balance": BALANCE, "carryFen": 0,
             });
             world.store.open_document("member_user", &member, opened).await?;
             let customer =
@@ -291,22 +293,23 @@ impl History {
     async fn step(&mut self) -> Result<()> {
         let member = self.below(MEMBERS);
         match self.below(100) {
-            0..4 => self.browse(member).await,
-            4..9 => self.cart(member).await,
-            9..11 => self.addresses(member).await,
-            11..15 => self.coupons(member).await,
-            15..19 => self.preview(member).await,
-            19..36 => self.submit(member).await,
-            36..56 => self.pay_or_cancel(member).await,
-            56..61 => self.handle(member).await,
-            61..66 => self.crm(member).await,
-            66..68 => self.link(member).await,
-            68..72 => self.mall(member).await,
-            72..78 => self.draws(member).await,
-            78..80 => self.stock().await,
-            80..82 => self.tell(member).await,
-            82..87 => self.fault(),
-            87..94 => self.timers().await,
+            0..3 => self.browse(member).await,
+            3..8 => self.cart(member).await,
+            8..10 => self.addresses(member).await,
+            10..14 => self.coupons(member).await,
+            14..18 => self.preview(member).await,
+            18..35 => self.submit(member).await,
+            35..55 => self.pay_or_cancel(member).await,
+            55..63 => self.handle(member).await,
+            63..73 => self.after_sale(member).await,
+            73..76 => self.crm(member).await,
+            76..78 => self.link(member).await,
+            78..81 => self.mall(member).await,
+            81..85 => self.draws(member).await,
+            85..87 => self.stock().await,
+            87..88 => self.tell(member).await,
+            88..92 => self.fault(),
+            92..96 => self.timers().await,
             _ => {
                 let seconds = self.one_of(&[5, 60, 400, 1900, 7_200, 90_000]).unwrap_or(5);
                 if seconds > 7_200 {
@@ -616,6 +619,101 @@ impl History {
         self.staff("orders", input).await.map(drop)
     }
 
+    async fn after_sale(&mut self, member: usize) -> Result<()> {
+        if self.chance(40) {
+            return self.ask_back(member).await;
+        }
+        let mine = self.member(member, "refunds", json!({ "action": "list", "limit": 100 })).await?;
+        let mine = mine.rows().to_vec();
+        let Some(refund) = self.one_of(&mine) else { return self.ask_back(member).await };
+        let (id, order) = (refund["refundId"].clone(), refund["orderId"].as_str().unwrap_or_default().to_owned());
+        // Mostly what is next, and sometimes what is not.
+        let likely: &[&str] = match refund["status"].as_str().unwrap_or_default() {
+            "applied" => &["approve", "approve", "approve", "reject", "withdraw"],
+            "returning" => &["shipBack", "shipBack", "withdraw", "reject"],
+            "shippedBack" => &["receive", "receive", "reject"],
+            "refunding" => &["end"],
+            "failed" => &["retry", "retry", "settle"],
+            _ => &["get"],
+        };
+        let all = ["approve", "reject", "withdraw", "shipBack", "receive", "retry", "settle", "end"];
+        let action = if self.chance(88) { self.one_of(likely) } else { self.one_of(&all) }.unwrap_or("get");
+        let mut input = json!({ "action": action, "refundId": id });
+        match action {
+            "end" => return self.end_refund(&order).await,
+            "reject" => input["reason"] = json!("不符合退款条件"),
+            "settle" => input["remark"] = json!("已线下转账"),
+            "shipBack" => {
+                input["expressCompany"] = json!("YTO");
+                input["trackingNo"] = json!("YT9");
+            }
+            "approve" if self.chance(15) => input["amount"] = json!(0.01),
+            _ => {}
+        }
+        let by_member = matches!(action, "withdraw" | "shipBack" | "get");
+        for _ in 0..if self.chance(15) { 2 } else { 1 } {
+            match by_member {
+                true => self.member(member, "refunds", input.clone()).await?,
+                false => self.staff("refunds", input.clone()).await?,
+            };
+        }
+        Ok(())
+    }
+
+    async fn ask_back(&mut self, member: usize) -> Result<()> {
+        let Some(order) = self.one_of(&self.members[member].orders.clone()) else { return Ok(()) };
+        let mut input = json!({ "action": "apply", "orderId": order, "reason": "不想要了", "requestId": self.request_id() });
+        if self.chance(40) {
+            input["type"] = json!("returnGoods");
+        }
+        if self.chance(70) {
+            let seen = self.member(member, "orders", json!({ "action": "get", "orderId": order })).await?;
+            let lines: Vec<(Value, i64)> = seen.body["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|line| (line["lineId"].clone(), line["quantity"].as_i64().unwrap_or(1)))
+                .collect();
+            if let Some((line, quantity)) = self.one_of(&lines) {
+                let some = self.random.random_range(1..=quantity);
+                input["items"] = json!([{ "lineId": line, "quantity": some }]);
+            }
+        }
+        let by_staff = self.chance(20);
+        if by_staff && self.chance(40) {
+            input["amount"] = json!(f64::from(self.random.random_range(1..3_000)) / 100.0);
+        }
+        match by_staff {
+            true => self.staff("refunds", input).await.map(drop),
+            false => self.member(member, "refunds", input).await.map(drop),
+        }
+    }
+
+    /// WeChat has done its part of a refund, or cannot.
+    async fn end_refund(&mut self, order: &str) -> Result<()> {
+        if self.chance(50) {
+            self.timer("deliverOutbox").await?;
+        }
+        let orders = self.world.sim.orders(order);
+        let waiting: Vec<String> = orders
+            .iter()
+            .flat_map(|o| &o.refunds)
+            .filter(|r| r.status == RefundStatus::Processing)
+            .map(|r| r.out_refund_no.clone())
+            .collect();
+        let Some(number) = self.one_of(&waiting) else { return Ok(()) };
+        let status = self.one_of(&["SUCCESS", "SUCCESS", "SUCCESS", "CLOSED", "ABNORMAL"]).unwrap_or("SUCCESS");
+        let notify = self.one_of(&["once", "duplicate", "none", "tampered"]).unwrap_or("once");
+        let input = json!({ "outRefundNo": number, "status": status, "notify": notify });
+        let ended = self.world.client.control("refund", input.clone()).await?;
+        let line = format!("{} wechat refund {input} → {} {}", self.now().format("%m-%dT%H:%M:%S"), ended.status, ended.body);
+        self.log.push(line.clone());
+        ensure!(ended.status < 500, "{line}");
+        let accepted = ended.body["noticeStatus"] == 204;
+        ensure!(notify == "none" || accepted == (notify != "tampered"), "a notice of a refund: {line}");
+        Ok(())
+    }
+
     async fn crm(&mut self, member: usize) -> Result<()> {
         let customer = format!("c-h{}", self.below(MEMBERS));
         let request = self.request_id();
@@ -825,6 +923,7 @@ impl History {
         let found = self.world.violations().await?;
         ensure!(found.is_empty(), "the audit found:\n{}", found.join("\n"));
         self.check_money().await?;
+        self.check_balances().await?;
         self.check_pieces().await
     }
 
@@ -847,7 +946,36 @@ impl History {
                 cost += order.get_i64("paymentAmount")?;
             }
         }
+        for refund in self.documents("refunds").await? {
+            let elsewhere = refund.get_bool("settledElsewhere").unwrap_or(false);
+            if refund.get_str("status")? == "refunded" && !elsewhere {
+                cost -= refund.get_document("plan")?.get_document("given")?.get_i64("paymentAmount")?;
+            }
+        }
         ensure!(kept == cost, "WeChat keeps {kept} fen for orders of {cost} fen");
+        Ok(())
+    }
+
+    /// Every member has what they had at the beginning, but for what orders took and did not give back.
+    async fn check_balances(&self) -> Result<()> {
+        let mut taken: BTreeMap<String, i64> = BTreeMap::new();
+        for order in self.documents("orders").await? {
+            if order.get_str("status")? != "closed" {
+                *taken.entry(order.get_str("userId")?.to_owned()).or_default() += order.get_i64("balanceAmount")?;
+            }
+        }
+        for refund in self.documents("refunds").await? {
+            if refund.get_document("given").is_ok() {
+                let back = refund.get_document("plan")?.get_document("given")?.get_i64("balanceAmount")?;
+                *taken.entry(refund.get_str("userId")?.to_owned()).or_default() -= back;
+            }
+        }
+        for n in 0..MEMBERS {
+            let user = format!("u-h{n}");
+            let member = self.db.collection::<Document>("member_user").find_one(doc! { "_id": &user }).await?;
+            let (left, taken) = (member.context("no member")?.get_i64("balance")?, taken.get(&user).copied().unwrap_or(0));
+            ensure!(left == BALANCE - taken, "{user} has {left} fen left of {BALANCE}, of which {taken} were taken");
+        }
         Ok(())
     }
 
@@ -878,6 +1006,15 @@ impl History {
             }
             for line in order.get_array("items")?.iter().filter_map(bson::Bson::as_document) {
                 *sold.entry(line.get_str("productId")?.to_owned()).or_default() += line.get_i64("quantity")?;
+            }
+        }
+        for refund in self.documents("refunds").await? {
+            let Ok(given) = refund.get_document("given") else { continue };
+            if !given.get_bool("restocked")? {
+                continue;
+            }
+            for item in refund.get_array("items")?.iter().filter_map(bson::Bson::as_document) {
+                *sold.entry(item.get_str("productId")?.to_owned()).or_default() -= item.get_i64("quantity")?;
             }
         }
         for (product, there) in [

@@ -2,12 +2,12 @@
 //! operations, which refuse it and change nothing. And the pictures are those of the tables.
 
 use bson::{Document, doc};
-use domain::machine::{self, coupon, order, payment, qualification};
+use domain::machine::{self, coupon, order, payment, qualification, refund};
 use domain::{OrderId, OrderType, Points, UserCouponId};
 use it::{Answer, World, mongod_uri, order_of};
 use mongodb::Database;
 use serde_json::json;
-use store::orders::Shipping;
+use store::orders::{Earned, Shipping};
 use store::payments::PaymentStatus;
 
 use crate::coins::{give, mug, verified};
@@ -112,9 +112,10 @@ impl Place {
         match event {
             Pay => {
                 c.call("wxPay", &self.token, json!({ "orderId": id })).await?.refused(409, "ORDER_STATE_INVALID");
+                let nothing = Earned { points: Points::ZERO, points_earn_fen: 10_000, coins: 0 };
                 let moved = self.world.store.transaction(|tx, _| {
                     let order = &order;
-                    Box::pin(async move { tx.mark_order_paid(order, Some("4200"), Points::ZERO, 0, now).await })
+                    Box::pin(async move { tx.mark_order_paid(order, Some("4200"), nothing, now).await })
                 });
                 assert!(!moved.await?);
             }
@@ -250,6 +251,88 @@ async fn an_attempt_to_pay_makes_no_move_that_is_not_declared() -> anyhow::Resul
     assert_eq!(refused, State::ALL.len() * Event::ALL.len() - payment::EDGES.len());
     c.advance(3600).await?;
     place.world.settle_down().await?;
+    place.world.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_makes_no_move_that_is_not_declared() -> anyhow::Result<()> {
+    use refund::{Event, State};
+    let place = Place::new().await?;
+    let c = &place.world.client;
+    let command = async |by_buyer: bool, action: &str, id: &str| {
+        let event = json!({
+            "action": action, "refundId": id, "expressCompany": "YTO", "trackingNo": "YT9", "reason": "x", "remark": "x",
+        });
+        match by_buyer {
+            true => c.call("refunds", &place.token, event).await,
+            false => c.call_service("refunds", event).await,
+        }
+    };
+    let end = async |id: &str, status: &str| {
+        c.control("refund", json!({ "outRefundNo": id, "status": status, "notify": "once" })).await
+    };
+    let mut refused = 0;
+    // What is approved goes on in the same transaction, so nothing is ever found there.
+    for state in State::ALL.iter().copied().filter(|state| *state != State::Approved) {
+        let returns = matches!(state, State::Returning | State::ShippedBack);
+        let order = place.order_in(OrderType::Normal, if returns { order::State::Shipped } else { order::State::Paid }).await?;
+        let kind = if returns { "returnGoods" } else { "refundOnly" };
+        let apply = json!({ "action": "apply", "orderId": order, "reason": "x", "type": kind });
+        let id = c.call("refunds", &place.token, apply).await?.ok()["refund"]["refundId"].as_str().unwrap().to_owned();
+        match state {
+            State::Applied | State::Approved => {}
+            State::Rejected => drop(command(false, "reject", &id).await?.ok()),
+            State::Withdrawn => drop(command(true, "withdraw", &id).await?.ok()),
+            State::Returning | State::ShippedBack => {
+                command(false, "approve", &id).await?.ok();
+                if state == State::ShippedBack {
+                    command(true, "shipBack", &id).await?.ok();
+                }
+            }
+            State::Refunding | State::Refunded | State::Failed => {
+                command(false, "approve", &id).await?.ok();
+                c.timer("deliverOutbox").await?;
+                match state {
+                    State::Refunded => drop(end(&id, "SUCCESS").await?),
+                    State::Failed => drop(end(&id, "CLOSED").await?),
+                    _ => {}
+                }
+            }
+        }
+        let before = (place.one("refunds", &id).await?, snapshot(&place.world).await?);
+        assert_eq!(before.0.get_str("status")?, state.as_str());
+        for event in Event::ALL.iter().copied().filter(|event| refund::next(state, *event).is_none()) {
+            // One command is both, and which of them it means is said by the type of the refund.
+            let (approves, applied) = (matches!(event, Event::Approve | Event::ApproveReturn), state == State::Applied);
+            if approves && applied {
+                continue;
+            }
+            let answer = match event {
+                Event::Approve | Event::ApproveReturn => command(false, "approve", &id).await?,
+                Event::Reject => command(false, "reject", &id).await?,
+                Event::Withdraw => command(true, "withdraw", &id).await?,
+                Event::ShipBack => command(true, "shipBack", &id).await?,
+                Event::Receive => command(false, "receive", &id).await?,
+                Event::Retry => command(false, "retry", &id).await?,
+                Event::Settle => command(false, "settle", &id).await?,
+                Event::Succeed => end(&id, "SUCCESS").await?,
+                Event::Fail => end(&id, "CLOSED").await?,
+                // Steps of the shop's own, which no command names.
+                Event::Send | Event::Finish => continue,
+            };
+            // A repeat may be answered as the first time.
+            let known = ["", "ORDER_STATE_INVALID", "CONFLICT", "NOT_FOUND", "REFUND_FINAL"].contains(&answer.code());
+            assert!(known, "{state:?} {event:?}: {answer:?}");
+            assert_eq!(place.one("refunds", &id).await?, before.0, "{state:?} {event:?}");
+            before.1.stands(&place.world).await?;
+            refused += 1;
+        }
+    }
+    assert!(refused > 50, "{refused}");
+    for _ in 0..3 {
+        c.advance(3600).await?;
+        place.world.settle_down().await?;
+    }
     place.world.finish().await
 }
 
