@@ -129,8 +129,8 @@ async fn the_audit_sees_damaged_refunds() -> anyhow::Result<()> {
             Edit::Update("prepaidDeductions", deduction.clone(), doc! { "$unset": { "refunds": "" } }),
         ),
         (
-            "prepaid is all back",
-            Edit::Update("prepaidDeductions", deduction, doc! { "$set": { "status": "restored" } }),
+            "prepaid is not all back",
+            Edit::Update("prepaidDeductions", deduction, doc! { "$set": { "status": "deducted" } }),
         ),
         ("the coin stays", Edit::Delete("ledger", format!("order:{mixed}:coin-revoke"))),
         ("points owed by hand", Edit::Update("member_user", "u-lin".into(), doc! { "$inc": { "pointsOwed": 1i64 } })),

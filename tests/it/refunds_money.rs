@@ -239,3 +239,45 @@ async fn a_product_bought_twice_in_one_order_comes_back_once_each() -> anyhow::R
     }
     world.finish().await
 }
+
+#[tokio::test]
+async fn an_order_from_before_its_price_was_kept_comes_back_all_the_same() -> anyhow::Result<()> {
+    use bson::{Document, doc};
+    let world = World::start().await?;
+    let token = world.client.login("demo").await?;
+    let mut event = order_of("p-apple", 3);
+    event["items"] = json!([{ "productId": "p-apple", "quantity": 3 }, { "productId": "p-eggs", "quantity": 2 }]);
+    event["pointsUsed"] = json!(11);
+    let before = points(&world, &token).await?;
+    let id = paid(&world, &token, event).await?;
+    let db = crate::audit::database(&world).await?;
+    let old = doc! { "$unset": { "priceProof": "", "pointsEarnFen": "", "refundRevision": "" } };
+    db.collection::<Document>("orders").update_one(doc! { "_id": &id }, old).await?;
+    for items in [item(1, 1), item(2, 1), item(1, 2)] {
+        refunded(&world, &token, &id, json!({ "items": items })).await?;
+    }
+    refunded(&world, &token, &id, json!({})).await?;
+    assert_eq!((given_back(&world), points(&world, &token).await?), (world.sim.orders("")[0].total_fen, before));
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_second_payment_of_a_refunded_order_goes_back_by_itself() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let token = c.login("alice").await?;
+    let id = c.call("submitOrder", &token, order_of("p-apple", 1)).await?.text("orderId");
+    c.call("wxPay", &token, json!({ "orderId": id })).await?.ok();
+    // The first prepay has run out and another took its place; both are paid in the end.
+    world.client.advance(20 * 60).await?;
+    c.call("wxPay", &token, json!({ "orderId": id })).await?.ok();
+    c.pay(&id, "once").await?;
+    refunded(&world, &token, &id, json!({})).await?;
+    c.pay(&id, "duplicate").await?;
+    world.settle_down().await?;
+    assert_eq!(
+        (order(&world, &token, &id).await?["refundState"].clone(), given_back(&world)),
+        (json!("refunded"), 5000)
+    );
+    world.finish().await
+}
