@@ -41,6 +41,8 @@ enum Action {
     /// What it costs, before it is paid.
     ChangePrice,
     Note,
+    /// What it moved in the book.
+    Book,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -132,6 +134,7 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
         Action::ShipBatch => staff::ship_batch(&ctx, input.shipments).await,
         Action::ChangePrice => staff::change_price(&ctx, &input).await,
         Action::Note => staff::note(&ctx, &input).await,
+        Action::Book => staff::book(&ctx, &input).await,
         Action::ChangeAddress => change_address(&ctx, input).await,
         Action::ConfirmReceipt => {
             let order = visible_order(&ctx, input.order_id.as_deref()).await?;

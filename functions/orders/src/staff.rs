@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use shop::adjust::Change;
 use shop::batch::{Batch, Job, ORDERS_MAX, Step};
 use shop::shipping::{self, Parcel};
-use shop::views::{NoteView, ShippingView};
+use shop::views::{NoteView, ShippingView, iso};
+use store::book::{Entry, Posting};
 use store::orders::{NOTES_MAX, Note};
 
 use crate::{Input, change_by, order_id};
@@ -37,6 +38,32 @@ struct ShipOutput {
 struct NoteOutput {
     order_id: String,
     notes: Vec<NoteView>,
+}
+
+/// Entries of one order: more than all its refunds can make.
+const ENTRIES_MAX: i64 = 500;
+
+#[derive(Serialize)]
+struct BookOutput {
+    data: Vec<EntryView>,
+}
+
+/// An entry of the book. Amounts are in the smallest unit of their asset.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EntryView {
+    entry_id: String,
+    at: String,
+    /// The entry that this one takes back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reverses: Option<String>,
+    postings: Vec<Posting>,
+}
+
+impl From<Entry> for EntryView {
+    fn from(entry: Entry) -> Self {
+        Self { entry_id: entry.id, at: iso(entry.at), reverses: entry.reverses, postings: entry.postings }
+    }
 }
 
 fn parcel(logistics: Option<Logistics>, company: Option<&str>, number: Option<&str>) -> Result<Parcel, Refusal> {
@@ -131,4 +158,15 @@ pub(crate) async fn note(ctx: &Context, input: &Input) -> Result<Reply, Failure>
         })
         .await?;
     Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+}
+
+/// What the order moved: money, points, coins, prepaid goods and pieces.
+pub(crate) async fn book(ctx: &Context, input: &Input) -> Result<Reply, Failure> {
+    if !matches!(ctx.caller, Caller::Staff { .. }) {
+        return Err(Code::Forbidden.into());
+    }
+    let id = order_id(input.order_id.as_deref())?;
+    ctx.store().order(&id).await?.ok_or(Code::OrderNotFound)?;
+    let entries = ctx.store().book_of(&id, ENTRIES_MAX).await?;
+    Reply::of(&BookOutput { data: entries.into_iter().map(EntryView::from).collect() })
 }

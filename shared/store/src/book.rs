@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use bson::{Bson, Document, doc};
 use chrono::{DateTime, Utc};
 use domain::{Code, OrderId, Refusal, UserId};
+use futures_util::TryStreamExt;
 use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Tx, date};
+use crate::{Error, Store, Tx, date};
 
 /// Money that WeChat Pay holds for the shop (fen).
 pub const WECHAT: &str = "@wechat";
@@ -186,6 +187,21 @@ fn insufficient(collection: &str, field: &str) -> Error {
         "balance" => Code::BalanceInsufficient.into(),
         "remaining" => Code::CoinsInsufficient.into(),
         other => Error::Invariant(format!("field {other} would go below zero")),
+    }
+}
+
+impl Store {
+    /// The entries of an order, oldest first, at most `limit`.
+    pub async fn book_of(&self, order: &OrderId, limit: i64) -> Result<Vec<Entry>, Error> {
+        Ok(self
+            .collection::<Entry>("ledger")
+            .await?
+            .find(doc! { "orderId": order.as_str() })
+            .sort(doc! { "at": 1, "_id": 1 })
+            .limit(limit)
+            .await?
+            .try_collect()
+            .await?)
     }
 }
 
