@@ -241,3 +241,29 @@ async fn an_order_goes_elsewhere_while_it_is_not_paid() -> anyhow::Result<()> {
     );
     world.finish().await
 }
+
+#[tokio::test]
+async fn staff_read_what_an_order_moved() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let (token, staff) = (c.login("alice").await?, world.staff("orders")?);
+    let order = paid(&world, &token).await?;
+    let ask = json!({ "action": "book", "orderId": order });
+    c.call("orders", &token, ask.clone()).await?.refused(403, "FORBIDDEN");
+    c.call_service("orders", ask.clone()).await?.refused(403, "FORBIDDEN");
+    let none = json!({ "action": "book", "orderId": "20261121000000000NONENONE" });
+    c.call("orders", &staff, none).await?.refused(404, "ORDER_NOT_FOUND");
+    let book = c.call("orders", &staff, ask).await?;
+    let entries = book.ok()["data"].as_array().unwrap().clone();
+    assert!(entries.len() >= 2, "reserved, then settled: {entries:?}");
+    for entry in &entries {
+        let mut sums = std::collections::BTreeMap::new();
+        for posting in entry["postings"].as_array().unwrap() {
+            *sums.entry(posting["asset"].to_string()).or_insert(0) += posting["amount"].as_i64().unwrap();
+        }
+        assert!(sums.values().all(|sum| *sum == 0), "{entry}");
+    }
+    let sold = entries.iter().flat_map(|e| e["postings"].as_array().unwrap()).any(|p| p["account"] == "@sales");
+    assert!(sold, "{entries:?}");
+    world.finish().await
+}

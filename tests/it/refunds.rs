@@ -326,6 +326,27 @@ async fn a_late_notice_does_not_reopen_a_refunded_order() -> anyhow::Result<()> 
 }
 
 #[tokio::test]
+async fn what_is_asked_back_is_decided_before_the_rest_is_shipped() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let token = world.client.login("alice").await?;
+    let id = paid(&world, &token, order_of("p-apple", 3)).await?;
+    let stock = world.stock("p-apple").await?;
+    let first = applied(&world, &token, &id, json!({ "items": item(1, 1) })).await?;
+    let second = applied(&world, &token, &id, json!({ "items": item(1, 1) })).await?;
+    let undecided = ship(&world, &id).await?;
+    undecided.refused(409, "ORDER_STATE_INVALID");
+    assert_eq!(undecided.body["details"]["reason"], "REFUND_UNDECIDED");
+    shop(&world, "approve", &first, json!({})).await?.ok();
+    ship(&world, &id).await?.refused(409, "ORDER_STATE_INVALID");
+    shop(&world, "reject", &second, json!({ "reason": "已拣货" })).await?.ok();
+    ship(&world, &id).await?.ok();
+    // The piece that was decided before is for sale again, the others are on their way.
+    assert_eq!(world.stock("p-apple").await?, stock + 1);
+    deliver(&world).await?;
+    world.finish().await
+}
+
+#[tokio::test]
 async fn a_year_after_the_payment_only_the_shop_may_begin() -> anyhow::Result<()> {
     let world = World::start().await?;
     let token = world.client.login("alice").await?;

@@ -72,12 +72,20 @@ impl Case {
     }
 }
 
-/// Whether pieces of the order are left that nobody has asked back: without any there is nothing to ship.
-pub(crate) async fn is_anything_left(tx: &mut Tx, order: &Order) -> Result<bool, Error> {
+/// Whether the order may be shipped now: everything that is asked back is decided, so that what is shipped is what is left, and
+/// something is.
+pub(crate) async fn check_shippable(tx: &mut Tx, order: &Order) -> Result<(), Error> {
     if order.refund_state.is_none() {
-        return Ok(true);
+        return Ok(());
     }
-    Ok(!Case::of(tx, order.clone()).await?.rest()?.is_empty())
+    let case = Case::of(tx, order.clone()).await?;
+    if case.refunds.iter().any(|refund| refund.status == State::Applied) {
+        return Err(invalid_state("订单有未处理的退款申请，请先同意或拒绝").detail("reason", "REFUND_UNDECIDED").into());
+    }
+    if case.rest()?.is_empty() {
+        return Err(invalid_state("订单商品已全部退款或正在退款，不能发货").detail("reason", "REFUNDED").into());
+    }
+    Ok(())
 }
 
 fn invalid_state(message: &'static str) -> Refusal {

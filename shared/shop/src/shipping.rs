@@ -135,9 +135,7 @@ async fn ship_in(
         return Err(refused("订单当前状态不能发货").into());
     }
     // Whoever asks for a refund writes the order too, so neither passes the other.
-    if !after_sale::is_anything_left(tx, &order).await? {
-        return Err(refused("订单商品已全部退款或正在退款，不能发货").into());
-    }
+    after_sale::check_shippable(tx, &order).await?;
     parcels::put_in(tx, rules, &order, &mut shipping, now).await?;
     if !tx.mark_order_shipped(id, &shipping).await? {
         return Err(Error::Invariant(format!("order {id} changed within a snapshot")));
