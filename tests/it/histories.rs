@@ -662,7 +662,8 @@ impl History {
 
     async fn ask_back(&mut self, member: usize) -> Result<()> {
         let Some(order) = self.one_of(&self.members[member].orders.clone()) else { return Ok(()) };
-        let mut input = json!({ "action": "apply", "orderId": order, "reason": "不想要了", "requestId": self.request_id() });
+        let mut input =
+            json!({ "action": "apply", "orderId": order, "reason": "不想要了", "requestId": self.request_id() });
         if self.chance(40) {
             input["type"] = json!("returnGoods");
         }
@@ -706,7 +707,8 @@ impl History {
         let notify = self.one_of(&["once", "duplicate", "none", "tampered"]).unwrap_or("once");
         let input = json!({ "outRefundNo": number, "status": status, "notify": notify });
         let ended = self.world.client.control("refund", input.clone()).await?;
-        let line = format!("{} wechat refund {input} → {} {}", self.now().format("%m-%dT%H:%M:%S"), ended.status, ended.body);
+        let line =
+            format!("{} wechat refund {input} → {} {}", self.now().format("%m-%dT%H:%M:%S"), ended.status, ended.body);
         self.log.push(line.clone());
         ensure!(ended.status < 500, "{line}");
         let accepted = ended.body["noticeStatus"] == 204;
@@ -973,7 +975,8 @@ impl History {
         for n in 0..MEMBERS {
             let user = format!("u-h{n}");
             let member = self.db.collection::<Document>("member_user").find_one(doc! { "_id": &user }).await?;
-            let (left, taken) = (member.context("no member")?.get_i64("balance")?, taken.get(&user).copied().unwrap_or(0));
+            let (left, taken) =
+                (member.context("no member")?.get_i64("balance")?, taken.get(&user).copied().unwrap_or(0));
             ensure!(left == BALANCE - taken, "{user} has {left} fen left of {BALANCE}, of which {taken} were taken");
         }
         Ok(())

@@ -126,7 +126,12 @@ struct Command {
 }
 
 /// A command about the order's first refund, by its buyer or by the shop.
-fn about_refund<'a>(c: &'a Client, case: &'a Case, by_buyer: bool, action: &'a str) -> BoxFuture<'a, anyhow::Result<Answer>> {
+fn about_refund<'a>(
+    c: &'a Client,
+    case: &'a Case,
+    by_buyer: bool,
+    action: &'a str,
+) -> BoxFuture<'a, anyhow::Result<Answer>> {
     let event = json!({
         "action": action, "refundId": format!("{}-R1", case.order), "expressCompany": "YTO", "trackingNo": "YT9", "reason": "x",
         "remark": "x",
@@ -254,7 +259,9 @@ const COMMANDS: &[Command] = &[
         name: "approve",
         run: |c, case| about_refund(c, case, false, "approve"),
         fits: |m| m.in_refund(&[refund::State::Applied]),
-        effect: |m| if m.returns { m.refund_after(refund::Event::ApproveReturn) } else { m.given_back(refund::Event::Approve) },
+        effect: |m| {
+            if m.returns { m.refund_after(refund::Event::ApproveReturn) } else { m.given_back(refund::Event::Approve) }
+        },
     },
     Command {
         name: "shipBack",
@@ -305,7 +312,12 @@ const COMMANDS: &[Command] = &[
         run: |c, _| async move { c.timer("autoComplete").await }.boxed(),
         fits: |m| m.silent,
         effect: |m| {
-            let asked = [refund::State::Applied, refund::State::Returning, refund::State::ShippedBack, refund::State::Refunding];
+            let asked = [
+                refund::State::Applied,
+                refund::State::Returning,
+                refund::State::ShippedBack,
+                refund::State::Refunding,
+            ];
             if m.silent && !m.in_refund(&asked) { m.after(Event::AutoComplete) } else { m }
         },
     },
@@ -442,7 +454,6 @@ impl Matrix {
         if start.overdue {
             c.advance(31 * 60).await?;
         }
-        Ok(Case { token, staff: self.world.staff("orders")?, order })
         if start.silent {
             // What waits for its hour is delivered before the days pass; sessions do not live so long.
             c.timer("deliverOutbox").await?;

@@ -139,6 +139,8 @@ impl Place {
                     shipped_at: now,
                     by: "staff:test".to_owned(),
                     reported: false,
+                    parcel: None,
+                    untracked: None,
                 };
                 let moved = self.world.store.transaction(|tx, _| {
                     let (order, shipping) = (&order, &shipping);
@@ -275,7 +277,8 @@ async fn a_refund_makes_no_move_that_is_not_declared() -> anyhow::Result<()> {
     // What is approved goes on in the same transaction, so nothing is ever found there.
     for state in State::ALL.iter().copied().filter(|state| *state != State::Approved) {
         let returns = matches!(state, State::Returning | State::ShippedBack);
-        let order = place.order_in(OrderType::Normal, if returns { order::State::Shipped } else { order::State::Paid }).await?;
+        let order =
+            place.order_in(OrderType::Normal, if returns { order::State::Shipped } else { order::State::Paid }).await?;
         let kind = if returns { "returnGoods" } else { "refundOnly" };
         let apply = json!({ "action": "apply", "orderId": order, "reason": "x", "type": kind });
         let id = c.call("refunds", &place.token, apply).await?.ok()["refund"]["refundId"].as_str().unwrap().to_owned();

@@ -80,7 +80,9 @@ pub(crate) async fn check_shippable(tx: &mut Tx, order: &Order) -> Result<(), Er
     }
     let case = Case::of(tx, order.clone()).await?;
     if case.refunds.iter().any(|refund| refund.status == State::Applied) {
-        return Err(invalid_state("订单有未处理的退款申请，请先同意或拒绝").detail("reason", "REFUND_UNDECIDED").into());
+        return Err(invalid_state("订单有未处理的退款申请，请先同意或拒绝")
+            .detail("reason", "REFUND_UNDECIDED")
+            .into());
     }
     if case.rest()?.is_empty() {
         return Err(invalid_state("订单商品已全部退款或正在退款，不能发货").detail("reason", "REFUNDED").into());
