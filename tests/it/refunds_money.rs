@@ -57,7 +57,7 @@ async fn any_split_of_refunds_gives_back_what_was_paid() -> anyhow::Result<()> {
     for round in 0..5 {
         let id = paid(&world, &token, mixed(&coupon, round)).await?;
         let bought = order(&world, &token, &id).await?;
-        let payment = (bought["paymentAmount"].as_f64().unwrap() * 100.0).round() as i64;
+        let payment = world.sim.orders(&id)[0].total_fen;
         assert!(payment > 0 && balances(&world).await? != before.0.4, "{bought}");
         let mut left = [7i64, 3, 2];
         // The first round takes everything at once.
@@ -279,5 +279,58 @@ async fn a_second_payment_of_a_refunded_order_goes_back_by_itself() -> anyhow::R
         (order(&world, &token, &id).await?["refundState"].clone(), given_back(&world)),
         (json!("refunded"), 5000)
     );
+    world.finish().await
+}
+
+#[tokio::test]
+async fn freight_comes_back_with_the_last_pieces_unless_it_was_used() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let token = world.linked_member().await?;
+    let template = json!({ "name": "按件", "measure": "piece", "rules": [],
+        "default": { "first": 1, "firstFee": 12, "further": 1, "furtherFee": 3 } });
+    let create = json!({ "action": "create", "templateId": "ft-refund", "template": template });
+    world.client.call_service("freight", create).await?.ok();
+    let assign = json!({ "action": "assign", "templateId": "ft-refund", "productIds": ["p-rice"] });
+    world.client.call_service("freight", assign).await?.ok();
+    // 269.70 of rice and 18.00 of freight, 100.00 of it prepaid.
+    let mut event = order_of("p-rice", 3);
+    event["paymentMethod"] = json!("prestore");
+    let before = purse(&world).await?;
+    let id = paid(&world, &token, event.clone()).await?;
+    assert_eq!(order(&world, &token, &id).await?["freightAmount"], 18);
+    let first = refunded(&world, &token, &id, json!({ "items": item(1, 2) })).await?;
+    assert_eq!(first["freightAmount"], 0);
+    let last = refunded(&world, &token, &id, json!({})).await?;
+    assert_eq!((&last["freightAmount"], purse(&world).await?), (&json!(18), before));
+    let whole = world.sim.orders("")[0].total_fen;
+    assert_eq!((whole, given_back(&world)), (18_770, 18_770));
+    // Once it was shipped the freight is used.
+    let shipped = paid(&world, &token, event).await?;
+    ship(&world, &shipped).await?.ok();
+    let kept = refunded(&world, &token, &shipped, json!({})).await?;
+    assert_eq!((&kept["freightAmount"], &kept["amount"]), (&json!(0), &json!(269.7)));
+    world.finish().await
+}
+
+#[tokio::test]
+async fn an_order_whose_price_was_changed_gives_back_what_was_paid() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let token = c.login("demo").await?;
+    let now = world.app.clock.now();
+    let staff = world.app.issue_staff_token("lily", &["orders".to_owned()], TimeDelta::hours(1), now)?.0;
+    let mut event = order_of("p-apple", 3);
+    event["items"] = json!([{ "productId": "p-apple", "quantity": 3 }, { "productId": "p-eggs", "quantity": 2 }]);
+    event["pointsUsed"] = json!(7);
+    let id = c.call("submitOrder", &token, event).await?.text("orderId");
+    let change = json!({ "action": "changePrice", "orderId": id, "amount": 123.45, "reason": "老客户" });
+    c.call("orders", &staff, change).await?.ok();
+    c.call("wxPay", &token, json!({ "orderId": id })).await?.ok();
+    assert_eq!(c.pay(&id, "once").await?.body["noticeStatus"], 204);
+    for items in [item(2, 1), item(1, 2)] {
+        refunded(&world, &token, &id, json!({ "items": items })).await?;
+    }
+    refunded(&world, &token, &id, json!({})).await?;
+    assert_eq!((given_back(&world), points(&world, &token).await?), (12_345, 100));
     world.finish().await
 }
