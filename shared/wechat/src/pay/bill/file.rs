@@ -204,6 +204,16 @@ impl<R: BufRead> TradeBill<R> {
         self.summary.as_ref()
     }
 
+    /// Whether it is of a kind that has the payments of its day: not a bill of refunds only.
+    pub fn has_payments(&self) -> bool {
+        self.table.place("退款申请时间").is_none()
+    }
+
+    /// Whether it is of a kind that has the refunds of its day: not a bill of payments only.
+    pub fn has_refunds(&self) -> bool {
+        self.table.place("微信退款单号").is_some()
+    }
+
     fn advance(&mut self) -> Result<Option<TradeRow>, BillFormatError> {
         if self.summary.is_some() {
             return Ok(None);
