@@ -128,6 +128,35 @@ pub struct Subscribe {
     pub count: u32,
 }
 
+/// The body of `POST control/bill`: from now on the bills differ from the ledger in one row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChangeBill {
+    /// The merchant's number of a refund or a payment, or the order that its number begins with.
+    pub number: String,
+    /// What is wrong with its row.
+    pub mode: BillMode,
+    /// For [`BillMode::Amount`] and [`BillMode::Extra`].
+    #[serde(default)]
+    pub fen: i64,
+}
+
+/// What is wrong with a row of the bills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BillMode {
+    /// It is not there.
+    Missing,
+    /// It has another amount.
+    Amount,
+    /// It is there, and nobody ever paid it: a payment at this moment.
+    Extra,
+    /// The bill has the refund as failed.
+    Failed,
+    /// The row is as in the ledger again; an extra one is gone.
+    None,
+}
+
 /// The body of `POST control/shipping`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -350,6 +379,16 @@ impl Sim {
         orders.filter_map(|order| state.shipping(order.transaction_id.as_deref()?)).cloned().collect()
     }
 
+    /// Makes the bills differ from the ledger. Forgotten at a restart.
+    pub fn change_bill(&self, change: ChangeBill) {
+        let at = self.now();
+        let mut state = self.state();
+        state.bill_changes.retain(|(_, known)| known.number != change.number);
+        if change.mode != BillMode::None {
+            state.bill_changes.push((at, change));
+        }
+    }
+
     /// Changes how reports of shipping are taken.
     pub fn rule_shipping(&self, rules: &ShippingRules) -> Result<(), Refused> {
         let mut state = self.state();
@@ -415,6 +454,10 @@ async fn answer(sim: &Sim, method: &Method, uri: &Uri, body: &[u8]) -> Result<Va
         ("POST", "/pay") => to_value(&sim.pay(&parse(body)?).await?),
         ("POST", "/refund") => to_value(&sim.complete_refund(&parse(body)?).await?),
         ("POST", "/legacyRefund") => to_value(&sim.legacy_refund(&parse(body)?).await?),
+        ("POST", "/bill") => {
+            sim.change_bill(parse(body)?);
+            Ok(json!({ "success": true }))
+        }
         ("POST", "/subscribe") => {
             let left = sim.subscribe(&parse(body)?);
             Ok(json!({ "success": true, "left": left }))

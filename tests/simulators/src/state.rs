@@ -13,6 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::control::ChangeBill;
 use crate::Error;
 use crate::kuaidi100::{Parcel, Parcels};
 
@@ -383,6 +384,8 @@ pub(crate) struct State {
     parcels: Parcels,
     /// Bills that can be downloaded; forgotten at a restart, like their addresses.
     bills: VecDeque<BillFile>,
+    /// Where bills differ from the ledger, and since when.
+    pub(crate) bill_changes: Vec<(DateTime<Utc>, ChangeBill)>,
     /// Forced token renewals; the limit is per day and forgotten at a restart.
     pub(crate) forced: VecDeque<DateTime<Utc>>,
     /// Refund calls that failed lately, for the limit on failing calls.

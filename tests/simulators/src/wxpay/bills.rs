@@ -13,6 +13,7 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde_json::json;
 
 use super::{Answer, Call, Refusal, header};
+use crate::control::{BillMode, ChangeBill};
 use crate::crypto::random_hex;
 use crate::state::{BillFile, Order, Refund, RefundStatus};
 use crate::{Sim, keys, query_value};
@@ -33,6 +34,12 @@ enum Kind {
 struct Row {
     at: DateTime<Utc>,
     values: Vec<(&'static str, String)>,
+}
+
+impl Row {
+    fn value(&self, column: &str) -> &str {
+        self.values.iter().find(|(name, _)| *name == column).map_or("", |(_, value)| value)
+    }
 }
 
 const COLUMNS: [&str; 29] = [
@@ -99,10 +106,48 @@ pub(super) fn trade(sim: &Sim, uri: &Uri, call: &Call<'_>, now: DateTime<Utc>) -
         let refunds = order.refunds.iter().filter(|refund| beijing_day(refund.created_at) == Some(day));
         rows.extend(refunds.filter(|_| kind != Kind::Success).map(|refund| refunded(order, refund, day)));
     }
+    for (at, change) in &state.bill_changes {
+        apply(&mut rows, *at, change, day, kind);
+    }
     drop(state);
     rows.sort_by_key(|row| row.at);
     rows.truncate(BILL_MAX);
     announce(sim, call, uri, &trade_text(kind, &rows).ok_or_else(nothing)?, now)
+}
+
+/// Makes a bill differ from the ledger in one row.
+fn apply(rows: &mut Vec<Row>, at: DateTime<Utc>, change: &ChangeBill, day: NaiveDate, kind: Kind) {
+    let is_it = |row: &Row| {
+        let refund = row.value("商户退款单号");
+        if refund == "0" { row.value("商户订单号").starts_with(&change.number) } else { refund == change.number }
+    };
+    match change.mode {
+        BillMode::None => {}
+        BillMode::Missing => rows.retain(|row| !is_it(row)),
+        BillMode::Amount => {
+            for row in rows.iter_mut().filter(|row| is_it(row)) {
+                let of_refund = row.value("商户退款单号") != "0";
+                let columns =
+                    if of_refund { ["退款金额", "申请退款金额"] } else { ["应结订单金额", "订单金额"] };
+                for (_, value) in row.values.iter_mut().filter(|(name, _)| columns.contains(name)) {
+                    *value = yuan(change.fen);
+                }
+            }
+        }
+        BillMode::Failed => {
+            for row in rows.iter_mut().filter(|row| is_it(row)) {
+                for (_, value) in row.values.iter_mut().filter(|(name, _)| *name == "退款状态") {
+                    "FAIL".clone_into(value);
+                }
+            }
+        }
+        BillMode::Extra if beijing_day(at) == Some(day) && kind != Kind::Refund => {
+            let mut values = said(&change.number, "4200000000000000000000000000", "o-somebody", at, "SUCCESS");
+            values.extend(amounts(change.fen));
+            rows.push(Row { at, values });
+        }
+        BillMode::Extra => {}
+    }
 }
 
 fn trade_text(kind: Kind, rows: &[Row]) -> Option<String> {
@@ -112,8 +157,7 @@ fn trade_text(kind: Kind, rows: &[Row]) -> Option<String> {
     let columns = kind.columns();
     let mut text = format!("\u{feff}{}\r\n", columns.join(","));
     for row in rows {
-        let value = |column: &&str| row.values.iter().find(|(name, _)| name == column).map_or("", |(_, value)| value);
-        text.push_str(&line(columns.iter().map(value)));
+        text.push_str(&line(columns.iter().map(|column| row.value(column))));
     }
     let sum = |column: &str| {
         let values = rows.iter().flat_map(|row| row.values.iter().filter(|(name, _)| *name == column));
@@ -138,38 +182,50 @@ fn trade_text(kind: Kind, rows: &[Row]) -> Option<String> {
 }
 
 fn common(order: &Order, at: DateTime<Utc>, state: &str) -> Vec<(&'static str, String)> {
+    let transaction = order.transaction_id.as_deref().unwrap_or_default();
+    let mut values = said(&order.out_trade_no, transaction, &order.open_id, at, state);
+    values.extend([
+        ("商品名称", escaped(&order.description)),
+        ("商户数据包", escaped(order.attach.as_deref().unwrap_or_default())),
+    ]);
+    values
+}
+
+fn said(ours: &str, transaction: &str, open_id: &str, at: DateTime<Utc>, state: &str) -> Vec<(&'static str, String)> {
     vec![
         ("交易时间", beijing_text(at)),
         ("公众账号ID", keys::APPID.to_owned()),
         ("商户号", keys::MCHID.to_owned()),
         ("特约商户号", "0".to_owned()),
-        ("微信订单号", order.transaction_id.clone().unwrap_or_default()),
-        ("商户订单号", order.out_trade_no.clone()),
-        ("用户标识", order.open_id.clone()),
+        ("微信订单号", transaction.to_owned()),
+        ("商户订单号", ours.to_owned()),
+        ("用户标识", open_id.to_owned()),
         ("交易类型", "JSAPI".to_owned()),
         ("交易状态", state.to_owned()),
         ("付款银行", "OTHERS".to_owned()),
         ("货币种类", "CNY".to_owned()),
         ("代金券金额", yuan(0)),
         ("充值券退款金额", yuan(0)),
-        ("商品名称", escaped(&order.description)),
-        ("商户数据包", escaped(order.attach.as_deref().unwrap_or_default())),
         ("手续费", "0.00000".to_owned()),
         ("费率", "0.00%".to_owned()),
     ]
 }
 
-fn paid(order: &Order, at: DateTime<Utc>) -> Row {
-    let mut values = common(order, at, "SUCCESS");
-    let total = yuan(order.ledger_fen());
-    values.extend([
-        ("应结订单金额", total.clone()),
+/// Of a payment.
+fn amounts(fen: i64) -> [(&'static str, String); 6] {
+    [
+        ("应结订单金额", yuan(fen)),
         ("微信退款单号", "0".to_owned()),
         ("商户退款单号", "0".to_owned()),
         ("退款金额", yuan(0)),
-        ("订单金额", total),
+        ("订单金额", yuan(fen)),
         ("申请退款金额", yuan(0)),
-    ]);
+    ]
+}
+
+fn paid(order: &Order, at: DateTime<Utc>) -> Row {
+    let mut values = common(order, at, "SUCCESS");
+    values.extend(amounts(order.ledger_fen()));
     Row { at, values }
 }
 
