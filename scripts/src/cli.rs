@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{audit, bench, dev, init, migrate, rotate_keys, selfcheck, serve, staff_token, types, verify_draw};
+use crate::{
+    audit, bench, dev, init, migrate, reconcile, rotate_keys, selfcheck, serve, staff_token, types, verify_draw,
+};
 
 /// 金鹿微信商城后端 · jinlu, the back end of a WeChat mini-program shop
 ///
@@ -29,6 +31,7 @@ enum Command {
     Init(init::Args),
     Audit(audit::Args),
     Migrate(migrate::Args),
+    Reconcile(reconcile::Args),
     RotateKeys(rotate_keys::Args),
     Selfcheck(selfcheck::Args),
     StaffToken(staff_token::Args),
@@ -46,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => on_runtime(init::run(args)),
         Command::Audit(args) => on_runtime(audit::run(args)),
         Command::Migrate(args) => on_runtime(migrate::run(args)),
+        Command::Reconcile(args) => on_runtime(reconcile::run(args)),
         Command::RotateKeys(args) => on_runtime(rotate_keys::run(args)),
         Command::Selfcheck(args) => on_runtime(selfcheck::run(args)),
         Command::StaffToken(args) => staff_token::run(&args),

@@ -19,6 +19,7 @@ mod audit_refunds;
 mod audit_seals;
 mod batch;
 mod bench_small;
+mod bills;
 mod cart;
 mod clients;
 mod coins;

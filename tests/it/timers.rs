@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use it::{World, order_of};
 use serde_json::json;
 
-const ALL: [&str; 10] = [
+const ALL: [&str; 11] = [
     "autoComplete",
+    "reconcileBill",
     "lotteryDraw",
     "expireCoins",
     "expireCoupons",

@@ -152,6 +152,7 @@ async fn begin(ctx: &Context, order: &Order, attempt: i64) -> Result<Option<Paym
         created_at: ctx.now,
         next_query_at: Some(ctx.now + query_delay(0)),
         queries: 0,
+        bill_day: None,
     };
     let now = ctx.now;
     let stored = ctx

@@ -178,6 +178,7 @@ mod tests {
                 "expireCoupons",
                 "followParcels",
                 "lotteryDraw",
+                "reconcileBill",
                 "reconcilePayments",
                 "sealLedger",
                 "settleStockMarkers"

@@ -404,6 +404,7 @@ fn the_platform_file_says_what_is_told_to_whom_it_concerns() {
             "pointsMall",
             "closeExpiredOrders",
             "reconcilePayments",
+            "reconcileBill",
             "followParcels",
         ]
     );

@@ -196,6 +196,14 @@ pub(crate) fn refund_reason(kind: ExceptionKind) -> &'static str {
         | ExceptionKind::WrongMchid
         | ExceptionKind::PortalRefund
         | ExceptionKind::RefundAmount
-        | ExceptionKind::RefundedTwice => "付款未能用于订单",
+        | ExceptionKind::RefundedTwice
+        | ExceptionKind::BillUnknownPayment
+        | ExceptionKind::BillMissingPayment
+        | ExceptionKind::BillAmount
+        | ExceptionKind::BillState
+        | ExceptionKind::BillUnknownRefund
+        | ExceptionKind::BillMissingRefund
+        | ExceptionKind::BillRefundAmount
+        | ExceptionKind::BillRefundState => "付款未能用于订单",
     }
 }

@@ -7,6 +7,7 @@ pub mod adjust;
 pub mod after_sale;
 pub mod assignments;
 pub mod batch;
+pub mod bills;
 pub mod close;
 pub mod coins;
 pub mod coupons;

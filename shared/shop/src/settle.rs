@@ -51,7 +51,7 @@ struct Evidence<'a> {
     source: &'static str,
 }
 
-/// Settles what a proven transaction says. `source` is `callback`, `query`, `reconcile` or `close`.
+/// Settles what a proven transaction says. `source` is `callback`, `query`, `reconcile`, `close` or `bill`.
 ///
 /// The caller has verified the report's signature. At most one settlement happens per order.
 pub async fn settle(
@@ -160,9 +160,13 @@ async fn record(
         expected_amount: payment.map(|p| p.amount),
         status: if refund.is_some() { ExceptionStatus::Refunding } else { ExceptionStatus::Manual },
         out_refund_no: refund.clone(),
+        day: None,
+        bill_refund_no: None,
         source: evidence.source.to_owned(),
         created_at: now,
         resolved_at: None,
+        resolved_by: None,
+        remark: None,
     };
     tx.insert_exception(&exception).await?;
     let entry = Entry::new(refunds::exception_key(evidence.transaction_id), now).transfer(

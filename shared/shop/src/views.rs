@@ -292,6 +292,7 @@ impl From<&PaymentException> for ExceptionView {
             ExceptionStatus::Refunded => "这笔付款未能用于订单，已原路退回",
             ExceptionStatus::RefundFailed => "这笔付款未能用于订单，退款遇到问题，商家正在处理",
             ExceptionStatus::Manual => "这笔付款未能用于订单，商家正在核实",
+            ExceptionStatus::Resolved => "这笔付款未能用于订单，商家已处理",
         };
         Self {
             kind: exception.kind,

@@ -399,6 +399,7 @@ pub async fn copy_orders(store: &Store, sample: &OrderId, pasts: &[Past<'_>]) ->
             created_at: past.at,
             next_query_at: None,
             queries: 0,
+            bill_day: None,
         });
         ids.push(id);
     }

@@ -23,6 +23,7 @@ definitions![
     "activityCoinLots",
     "activityCoinRecords",
     "assignments",
+    "bills",
     "coupons",
     "carts",
     "cursors",

@@ -8,6 +8,7 @@ pub mod addresses;
 pub mod assignments;
 pub mod audit;
 pub mod baseline;
+pub mod bills;
 pub mod book;
 pub mod carts;
 pub mod coins;

@@ -1,12 +1,14 @@
 //! `payments`: one document per attempt to pay an order through WeChat Pay, and `paymentExceptions`: money that came in but
-//! fits no order.
+//! fits no order, or that WeChat's bill and our books tell differently.
 
 use bson::doc;
 use chrono::{DateTime, Utc};
 use domain::{Fen, OpenId, OrderId, UserId};
 use futures_util::TryStreamExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::page::{Page, PageRequest, Row};
 use crate::{Error, Store, Tx, date};
 
 /// `payments.status`.
@@ -76,10 +78,13 @@ pub struct Payment {
     pub next_query_at: Option<DateTime<Utc>>,
     #[serde(default)]
     pub queries: i64,
+    /// The business day whose bill has it as we do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bill_day: Option<String>,
 }
 
-/// Why money does not fit: a payment could not be settled, or a refund was not asked for so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Why money does not fit: a payment could not be settled, a refund was not asked for so, or a bill and our books differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ExceptionKind {
     #[serde(rename = "unknownPayment")]
     UnknownPayment,
@@ -104,6 +109,30 @@ pub enum ExceptionKind {
     /// WeChat gave money back that had gone back another way.
     #[serde(rename = "refundedTwice")]
     RefundedTwice,
+    /// The bill has a payment that we never asked for.
+    #[serde(rename = "billUnknownPayment")]
+    BillUnknownPayment,
+    /// A payment of ours is not in the bill of its day.
+    #[serde(rename = "billMissingPayment")]
+    BillMissingPayment,
+    /// The bill has another amount.
+    #[serde(rename = "billAmount")]
+    BillAmount,
+    /// The bill has it paid and WeChat does not say so, or the other way round.
+    #[serde(rename = "billState")]
+    BillState,
+    /// The bill has a refund that we did not make.
+    #[serde(rename = "billUnknownRefund")]
+    BillUnknownRefund,
+    /// A refund of ours is not in the bill of its day.
+    #[serde(rename = "billMissingRefund")]
+    BillMissingRefund,
+    /// The bill has another amount of a refund.
+    #[serde(rename = "billRefundAmount")]
+    BillRefundAmount,
+    /// The bill has a refund as failed that we have as done.
+    #[serde(rename = "billRefundState")]
+    BillRefundState,
 }
 
 impl ExceptionKind {
@@ -111,10 +140,57 @@ impl ExceptionKind {
     pub fn is_refund(self) -> bool {
         matches!(self, Self::PortalRefund | Self::RefundAmount | Self::RefundedTwice)
     }
+
+    /// Whether it is a difference between a bill and our books, which books nothing by itself.
+    pub fn is_difference(self) -> bool {
+        match self {
+            Self::UnknownPayment
+            | Self::WrongAmount
+            | Self::WrongCurrency
+            | Self::WrongAppid
+            | Self::WrongMchid
+            | Self::PaidAfterClose
+            | Self::PaidTwice
+            | Self::PortalRefund
+            | Self::RefundAmount
+            | Self::RefundedTwice => false,
+            Self::BillUnknownPayment
+            | Self::BillMissingPayment
+            | Self::BillAmount
+            | Self::BillState
+            | Self::BillUnknownRefund
+            | Self::BillMissingRefund
+            | Self::BillRefundAmount
+            | Self::BillRefundState => true,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownPayment => "unknownPayment",
+            Self::WrongAmount => "wrongAmount",
+            Self::WrongCurrency => "wrongCurrency",
+            Self::WrongAppid => "wrongAppid",
+            Self::WrongMchid => "wrongMchid",
+            Self::PaidAfterClose => "paidAfterClose",
+            Self::PaidTwice => "paidTwice",
+            Self::PortalRefund => "portalRefund",
+            Self::RefundAmount => "refundAmount",
+            Self::RefundedTwice => "refundedTwice",
+            Self::BillUnknownPayment => "billUnknownPayment",
+            Self::BillMissingPayment => "billMissingPayment",
+            Self::BillAmount => "billAmount",
+            Self::BillState => "billState",
+            Self::BillUnknownRefund => "billUnknownRefund",
+            Self::BillMissingRefund => "billMissingRefund",
+            Self::BillRefundAmount => "billRefundAmount",
+            Self::BillRefundState => "billRefundState",
+        }
+    }
 }
 
 /// `paymentExceptions.status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ExceptionStatus {
     /// A refund waits in the outbox or at WeChat.
     #[serde(rename = "refunding")]
@@ -127,6 +203,9 @@ pub enum ExceptionStatus {
     /// Not ours to refund blindly: an operator must look.
     #[serde(rename = "manual")]
     Manual,
+    /// Somebody looked and says why it is settled.
+    #[serde(rename = "resolved")]
+    Resolved,
 }
 
 impl ExceptionStatus {
@@ -136,15 +215,17 @@ impl ExceptionStatus {
             Self::Refunded => "refunded",
             Self::RefundFailed => "refundFailed",
             Self::Manual => "manual",
+            Self::Resolved => "resolved",
         }
     }
 }
 
-/// Money that came in but fits no order.
+/// Money that came in but fits no order, or a difference between a bill and our books.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentException {
-    /// `{outTradeNo}:{transactionId}` of a payment, [`PaymentException::refund_key`] of a refund.
+    /// `{outTradeNo}:{transactionId}` of a payment, [`PaymentException::refund_key`] of a refund,
+    /// [`PaymentException::difference_id`] of a difference.
     #[serde(rename = "_id")]
     pub id: String,
     pub kind: ExceptionKind,
@@ -159,18 +240,40 @@ pub struct PaymentException {
     pub status: ExceptionStatus,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_refund_no: Option<String>,
-    /// Where we learned of it: `callback`, `query`, `reconcile`, `close`.
+    /// Of a difference: the day of the bill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day: Option<String>,
+    /// Of a difference about a refund: its number, which is ours if we made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bill_refund_no: Option<String>,
+    /// Where we learned of it: `callback`, `query`, `reconcile`, `close`, `bill`, `file`.
     pub source: String,
     #[serde(with = "date")]
     pub created_at: DateTime<Utc>,
     #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
     pub resolved_at: Option<DateTime<Utc>>,
+    /// Who resolved it by hand, and what they found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
 }
 
 impl PaymentException {
     /// The key of a refund that does not fit, and of its entry in the book.
     pub fn refund_key(out_refund_no: &str) -> String {
         format!("refund:{out_refund_no}:exception")
+    }
+
+    /// The key of a difference: the same one found again, by whomever, has the same.
+    pub fn difference_id(day: &str, kind: ExceptionKind, number: &str) -> String {
+        format!("bill:{day}:{}:{number}", kind.as_str())
+    }
+}
+
+impl Row for PaymentException {
+    fn position(&self) -> (DateTime<Utc>, &str) {
+        (self.created_at, &self.id)
     }
 }
 
@@ -185,14 +288,40 @@ impl Store {
         Ok(payments.find(doc! { "orderId": order.as_str() }).sort(doc! { "attempt": 1 }).await?.try_collect().await?)
     }
 
+    /// Money that came in for an order and did not fit it.
     pub async fn exceptions_of(&self, order: &OrderId) -> Result<Vec<PaymentException>, Error> {
         let exceptions = self.collection::<PaymentException>("paymentExceptions").await?;
         Ok(exceptions
-            .find(doc! { "orderId": order.as_str() })
+            .find(doc! { "orderId": order.as_str(), "day": { "$exists": false } })
             .sort(doc! { "createdAt": 1 })
             .await?
             .try_collect()
             .await?)
+    }
+
+    pub async fn exception(&self, id: &str) -> Result<Option<PaymentException>, Error> {
+        Ok(self.collection::<PaymentException>("paymentExceptions").await?.find_one(doc! { "_id": id }).await?)
+    }
+
+    /// Exceptions, newest first.
+    pub async fn exceptions(
+        &self,
+        status: Option<ExceptionStatus>,
+        kind: Option<ExceptionKind>,
+        day: Option<&str>,
+        request: &PageRequest,
+    ) -> Result<Page<PaymentException>, Error> {
+        let mut filter = doc! { "createdAt": { "$gt": date::bson(DateTime::<Utc>::UNIX_EPOCH) } };
+        if let Some(status) = status {
+            filter.insert("status", status.as_str());
+        }
+        if let Some(kind) = kind {
+            filter.insert("kind", kind.as_str());
+        }
+        if let Some(day) = day {
+            filter.insert("day", day);
+        }
+        self.page("paymentExceptions", filter, request).await
     }
 
     pub async fn exception_by_refund(&self, out_refund_no: &str) -> Result<Option<PaymentException>, Error> {
@@ -311,6 +440,24 @@ impl Tx {
             "paymentExceptions",
             doc! { "_id": id, "status": { "$in": ["refunding", "refundFailed"] } },
             doc! { "$set": { "status": status.as_str(), "resolvedAt": date::bson(now) } },
+        )
+        .await
+    }
+
+    /// `manual → resolved` by somebody who looked; false if it is in another state.
+    pub async fn resolve_by_hand(
+        &mut self,
+        id: &str,
+        by: &str,
+        remark: &str,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Error> {
+        self.update(
+            "paymentExceptions",
+            doc! { "_id": id, "status": "manual" },
+            doc! { "$set": {
+                "status": "resolved", "resolvedAt": date::bson(now), "resolvedBy": by, "remark": remark,
+            } },
         )
         .await
     }

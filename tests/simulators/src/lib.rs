@@ -33,7 +33,9 @@ use chrono::{DateTime, FixedOffset, SecondsFormat, TimeDelta, Utc};
 use http::Uri;
 use percent_encoding::percent_decode_str;
 
-pub use crate::control::{BillMode, ChangeBill, CompleteRefund, PaidReply, Pay, Payment, Refused, ShippingRules, Subscribe};
+pub use crate::control::{
+    BillMode, ChangeBill, CompleteRefund, PaidReply, Pay, Payment, Refused, ShippingRules, Subscribe,
+};
 pub use crate::faults::{Fault, FaultMode, Target};
 pub use crate::kuaidi100::{MoveParcel, MovedParcel, Parcel, ParcelNode, ParcelSubscription, PushMode};
 pub use crate::legacy::{LegacyMode, LegacyRefund};

@@ -307,9 +307,13 @@ async fn record(
         expected_amount: refund.map(|r| r.plan.given.payment_amount),
         status: ExceptionStatus::Manual,
         out_refund_no: Some(seen.out_refund_no.to_owned()),
+        day: None,
+        bill_refund_no: None,
         source: seen.source.to_owned(),
         created_at: now,
         resolved_at: None,
+        resolved_by: None,
+        remark: None,
         id: id.clone(),
     };
     tx.insert_exception(&exception).await?;

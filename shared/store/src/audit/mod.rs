@@ -12,6 +12,7 @@
 //! | `stock` | pieces moved by hand: every entry has exactly its rows in `records`, and every row its entry; goods that are deleted are not on sale |
 //! | `right` | a used right to buy and its order name each other; an order of type lottery has one, and no other has |
 //! | `payment` | attempts fit their orders; money that fits no order is recorded, booked and given back |
+//! | `bill` | a difference from a bill is kept under its day and kind, and its day counts it; who resolved it said why; a payment that is in a bill as with us is paid |
 //! | `prepaid` | each deduction's details add up and are what the book took; it was given back or not, as the book says |
 //! | `coins` | each lot: granted = spent − returned + expired + revoked + remaining; nothing is spent at or after its expiry or written off before; each move has its row; what is owed was spent |
 //! | `coupon` | a definition counts what is handed out of it, within its total; a coupon is locked or used exactly by the order that names it and is priced by its terms |
@@ -29,6 +30,7 @@
 //!
 //! A document that cannot be read by the shop's own types is reported under its collection's invariant.
 
+mod bills;
 mod coins;
 mod coupons;
 mod draws;
@@ -166,6 +168,7 @@ impl Store {
         audit.rights().await?;
         audit.payments().await?;
         audit.exceptions().await?;
+        audit.bills().await?;
         audit.deductions().await?;
         audit.corrections().await?;
         audit.coins().await?;
@@ -661,9 +664,12 @@ impl Audit<'_> {
             let exceptions: Vec<PaymentException> = self.matching("paymentExceptions", "outTradeNo", numbers).await?;
             let ids = batch.rows.iter().map(|p| p.order_id.as_str().to_owned()).collect();
             let orders: Vec<Order> = self.matching("orders", "_id", ids).await?;
+            self.check_bill_days_of(&batch.rows).await?;
             for payment in &batch.rows {
                 let order = orders.iter().find(|o| o.id == payment.order_id);
-                let of_payment = |e: &&PaymentException| e.out_trade_no == payment.out_trade_no && !e.kind.is_refund();
+                let of_payment = |e: &&PaymentException| {
+                    e.out_trade_no == payment.out_trade_no && !e.kind.is_refund() && !e.kind.is_difference()
+                };
                 let exceptions: Vec<_> = exceptions.iter().filter(of_payment).collect();
                 for message in payment_off(payment, order, &exceptions) {
                     self.violation("payment", message, format!("payments/{}", payment.out_trade_no));
@@ -686,7 +692,8 @@ impl Audit<'_> {
             let items: Vec<OutboxItem> = self
                 .matching("outbox", "_id", batch.rows.iter().map(|e| format!("refund:{}", refund(e))).collect())
                 .await?;
-            for exception in &batch.rows {
+            self.check_days_of(&batch.rows).await?;
+            for exception in batch.rows.iter().filter(|e| !e.kind.is_difference()) {
                 let number = refund(exception);
                 let entry = |id: &str| entries.iter().find(|e| e.id == id);
                 let item = items.iter().find(|i| i.id == format!("refund:{number}"));

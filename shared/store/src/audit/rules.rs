@@ -494,6 +494,7 @@ pub(super) fn exception_off(
         if exception.out_refund_no.as_deref().map(PaymentException::refund_key) != Some(exception.id.clone()) {
             off.push("the record is about another refund than its key says");
         }
+        off.extend(resolution_off(exception));
         return off;
     }
     let expected =
@@ -512,5 +513,17 @@ pub(super) fn exception_off(
     if to_deliver && !item.is_some_and(|i| i.status != OutboxStatus::Delivered) {
         off.push("a refund is owed that nobody will deliver");
     }
+    off.extend(resolution_off(exception));
     off
+}
+
+/// What does not fit in how an exception was resolved.
+pub(super) fn resolution_off(exception: &PaymentException) -> Option<&'static str> {
+    let by_hand = exception.status == ExceptionStatus::Resolved;
+    let told = exception.resolved_by.is_some() && exception.remark.is_some();
+    let open = matches!(exception.status, ExceptionStatus::Refunding | ExceptionStatus::Manual);
+    if by_hand != told || exception.resolved_by.is_some() != exception.remark.is_some() {
+        return Some("who resolves an exception by hand says what was found, and nobody else does");
+    }
+    (open == exception.resolved_at.is_some()).then_some("an exception has the time of its end exactly if it has ended")
 }

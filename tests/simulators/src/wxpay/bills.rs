@@ -127,8 +127,11 @@ fn apply(rows: &mut Vec<Row>, at: DateTime<Utc>, change: &ChangeBill, day: Naive
         BillMode::Amount => {
             for row in rows.iter_mut().filter(|row| is_it(row)) {
                 let of_refund = row.value("商户退款单号") != "0";
-                let columns =
-                    if of_refund { ["退款金额", "申请退款金额"] } else { ["应结订单金额", "订单金额"] };
+                let columns = if of_refund {
+                    ["退款金额", "申请退款金额"]
+                } else {
+                    ["应结订单金额", "订单金额"]
+                };
                 for (_, value) in row.values.iter_mut().filter(|(name, _)| columns.contains(name)) {
                     *value = yuan(change.fen);
                 }
