@@ -249,3 +249,118 @@ async fn a_price_that_was_shown_is_held_to_or_refused_with_the_differences() -> 
     assert_eq!(late.body["details"]["reason"], "QUOTE_EXPIRED");
     world.finish().await
 }
+
+/// Whoever claims while staff edit gets the terms of one version, counted under that version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_meets_an_edit() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    issue(&world, "cp", json!({ "perUser": 3, "total": 40 })).await?;
+    let time = |hours: i64| {
+        let at = world.app.clock.now() + chrono::TimeDelta::hours(hours);
+        at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+    };
+    let edits = async {
+        let mut versions = 0;
+        for off in 11..31 {
+            let list = world.client.call_service("couponAdmin", json!({ "action": "list" })).await?;
+            let version = list.ok()["data"][0]["version"].clone();
+            let coupon = json!({ "name": "满减券", "type": "off", "off": off, "validDays": 1, "perUser": 3, "total": 40,
+                "claimFrom": time(-1), "claimUntil": time(24) });
+            let edit = json!({ "action": "update", "couponId": "cp", "version": version, "coupon": coupon });
+            world.client.call_service("couponAdmin", edit).await?.ok();
+            versions += 1;
+        }
+        anyhow::Ok(versions)
+    };
+    let claims = join_all((0..8).map(|i| {
+        let world = &world;
+        async move {
+            let token = world.client.login(&format!("user-{i}")).await?;
+            let mut got = 0;
+            // One that meets several edits in a row may give up; whoever asks again gets it.
+            for _ in 0..60 {
+                let answer = claim(world, &token, "cp").await?;
+                match answer.code() {
+                    "" => got += 1,
+                    "CONFLICT" => {}
+                    _ => {
+                        answer.refused(422, "COUPON_NOT_APPLICABLE");
+                        break;
+                    }
+                }
+            }
+            anyhow::Ok((token, got))
+        }
+    }));
+    let (edited, claimed) = tokio::join!(edits, claims);
+    assert_eq!(edited?, 20);
+    for claimed in claimed {
+        let (token, got) = claimed?;
+        assert_eq!(got, 3);
+        let mine = world.client.call("coupons", &token, json!({ "action": "mine" })).await?;
+        for coupon in mine.ok()["data"].as_array().unwrap() {
+            assert!((10..=30).contains(&coupon["terms"]["off"].as_i64().unwrap()), "{coupon}");
+        }
+    }
+    let stats = world.client.call_service("couponAdmin", json!({ "action": "stats", "couponId": "cp" })).await?;
+    assert_eq!((&stats.ok()["claimed"], &stats.body["states"]["unused"]), (&json!(24), &json!(24)));
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_grant_is_one_command_for_the_people_that_it_names() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    issue(&world, "cp", json!({})).await?;
+    for name in ["alice", "bob"] {
+        world.client.login(name).await?;
+    }
+    let grant = |users: Value| {
+        let event = json!({ "action": "grant", "couponId": "cp", "openIds": users, "requestId": "grant-0001" });
+        world.client.call_service("couponAdmin", event)
+    };
+    let first = grant(json!(["o-alice"])).await?;
+    let again = grant(json!(["o-alice"])).await?;
+    assert_eq!(first.ok()["results"], again.ok()["results"]);
+    for users in [json!(["o-bob"]), json!(["o-alice", "o-bob"])] {
+        grant(users).await?.refused(409, "IDEMPOTENCY_KEY_REUSED");
+    }
+    let stats = world.client.call_service("couponAdmin", json!({ "action": "stats", "couponId": "cp" })).await?;
+    assert_eq!(stats.ok()["claimed"], 1);
+    world.finish().await
+}
+
+/// Somebody changed the coupon by hand: the payment counts all the same, and the audit tells of the coupon.
+#[tokio::test]
+async fn a_damaged_coupon_stops_neither_payment_nor_closing() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let db = crate::audit::database(&world).await?;
+    let c = &world.client;
+    let token = c.login("demo").await?;
+    issue(&world, "cp", json!({ "perUser": 2 })).await?;
+    let mut orders = Vec::new();
+    let mut undo = Vec::new();
+    for _ in 0..2 {
+        let coupon = claim(&world, &token, "cp").await?.text("userCouponId");
+        let order = c.call("submitOrder", &token, with_coupon(order_of("p-apple", 1), &coupon)).await?.text("orderId");
+        let free = bson::doc! { "$set": { "status": "unused" }, "$unset": { "orderId": "", "lockedAt": "" } };
+        let edit = crate::audit::Edit::Update("userCoupons", coupon.clone(), free);
+        undo.push((coupon, crate::audit::apply(&db, &edit).await?));
+        orders.push(order);
+    }
+    c.call("wxPay", &token, json!({ "orderId": orders[0] })).await?.ok();
+    assert_eq!(c.pay(&orders[0], "once").await?.body["noticeStatus"], 204);
+    c.call("orders", &token, json!({ "action": "cancel", "orderId": orders[1] })).await?.ok();
+    for (order, status) in orders.iter().zip(["paid", "closed"]) {
+        let seen = c.call("orders", &token, json!({ "action": "get", "orderId": order })).await?;
+        assert_eq!(seen.ok()["status"], status, "{seen:?}");
+    }
+    let found = world.violations().await?;
+    assert!(found.iter().any(|line| line.starts_with("coupon: the order does not hold its coupon")), "{found:?}");
+    // Put right: used by the one, free again after the other.
+    let (used, before) = undo.remove(0);
+    crate::audit::undo(&db, before).await?;
+    let at = bson::DateTime::from_chrono(world.app.clock.now());
+    let put_right = bson::doc! { "$set": { "status": "used", "usedAt": at } };
+    crate::audit::apply(&db, &crate::audit::Edit::Update("userCoupons", used, put_right)).await?;
+    world.finish().await
+}

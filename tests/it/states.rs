@@ -374,8 +374,8 @@ async fn a_coupon_makes_no_move_that_is_not_declared() -> anyhow::Result<()> {
                 Box::pin(async move {
                     match event {
                         Event::Lock => tx.lock_user_coupon(coupon, user, order, now).await,
-                        Event::Use => tx.use_user_coupon(coupon, order, now).await,
-                        Event::Release => tx.release_user_coupon(coupon, order).await,
+                        Event::Use => tx.use_user_coupon(coupon, order, now).await.and_then(held),
+                        Event::Release => tx.release_user_coupon(coupon, order).await.and_then(held),
                         Event::Return => tx.return_user_coupon(coupon, order).await,
                         Event::Count | Event::Expire => Ok(()),
                     }
@@ -456,4 +456,9 @@ async fn a_right_to_buy_makes_no_move_that_is_not_declared() -> anyhow::Result<(
     place.world.settle_down().await?;
     c.call_service("lotteryDraw", json!({})).await?.ok();
     place.world.finish().await
+}
+
+/// A coupon that its order does not hold stops no order, and is not moved.
+fn held(held: bool) -> Result<(), store::Error> {
+    held.then_some(()).ok_or_else(|| store::Error::Invariant("not held".to_owned()))
 }

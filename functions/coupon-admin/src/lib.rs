@@ -181,6 +181,9 @@ async fn grant(ctx: &Context, input: Input) -> Result<Reply, Failure> {
         return Err(Refusal::invalid("openIds", format!("openIds 应有 1 到 {GRANTS_MAX} 个")).into());
     }
     ctx.store().coupon(&id).await?.ok_or_else(not_found)?;
+    // What the command is, before anything of it is done: each gift is repeated under its own key, but other people under the same
+    // key would be another command.
+    ctx.store().once(Some(&key), ctx.now, |_, _| Box::pin(async { Ok(()) })).await?;
     let mut results = Vec::with_capacity(users.len());
     for open_id in users {
         let result = match one_grant(ctx, &id, &open_id, key.id()).await {

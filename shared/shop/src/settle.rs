@@ -4,7 +4,7 @@
 //! paid but fits no order becomes a payment exception with a refund in the outbox, in one transaction too.
 
 use chrono::{DateTime, Utc};
-use domain::{Code, Failure, Fen, OrderId, OrderStatus, OrderType, Points, ShopRules};
+use domain::{Code, Failure, Fen, OrderId, OrderStatus, OrderType, Points, ShopRules, UserCouponId};
 use store::book::{self, Entry, Posting};
 use store::members::{PointsLog, StockRecord};
 use store::orders::{Earned, Order};
@@ -229,8 +229,11 @@ pub async fn book_effects(tx: &mut Tx, order: &Order, rules: &ShopRules, now: Da
     let after = tx.post(&entry).await?;
     log_points(tx, order, &entry, "earn", "购物返积分", &after, now).await?;
     events::order_paid(tx, order, rules, now).await?;
-    if let Some(coupon) = &order.user_coupon_id {
-        tx.use_user_coupon(coupon, &order.id, now).await?;
+    // What was paid stays paid, whatever somebody did to the coupon: its share of the price is frozen in the order.
+    if let Some(coupon) = &order.user_coupon_id
+        && !tx.use_user_coupon(coupon, &order.id, now).await?
+    {
+        not_held(coupon, &order.id);
     }
     tx.insert_stock_records(&stock_records(order, "out", &entry.id, now)).await?;
     let (points, coins) = (earned.points, coins::earned_by(order));
@@ -320,13 +323,20 @@ pub async fn book_close(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Resul
             tx.insert_stock_records(&stock_records(order, "in", &reversal.id, now)).await?;
         }
     }
-    if let Some(coupon) = &order.user_coupon_id {
-        tx.release_user_coupon(coupon, &order.id).await?;
+    if let Some(coupon) = &order.user_coupon_id
+        && !tx.release_user_coupon(coupon, &order.id).await?
+    {
+        not_held(coupon, &order.id);
     }
     if let Some(right) = &order.qualification_id {
         tx.give_back_qualification(right, &order.id).await?;
     }
     Ok(())
+}
+
+fn not_held(coupon: &UserCouponId, order: &OrderId) {
+    let (coupon, order) = (coupon.as_str(), order.as_str());
+    tracing::error!(coupon, order, "INVARIANT_COUPON the order does not hold its coupon; see `jinlu audit`");
 }
 
 /// Writes the statement row of an entry if it moves the member's points.

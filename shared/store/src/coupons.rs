@@ -595,19 +595,20 @@ impl Tx {
         Err(Error::Invariant(format!("the coupon {id} can be locked and cannot")))
     }
 
-    /// `locked → used` when the order that holds it is paid.
+    /// `locked → used` when the order that holds it is paid; false if the order does not hold it, which the audit reports.
     pub async fn use_user_coupon(
         &mut self,
         id: &UserCouponId,
         order: &OrderId,
         now: DateTime<Utc>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let change = doc! { "$set": { "status": State::Used.as_str(), "usedAt": date::bson(now) } };
         self.move_user_coupon(id, State::Locked, order, change).await
     }
 
-    /// `locked → unused` when the order that holds it closes unpaid. Its window is not prolonged.
-    pub async fn release_user_coupon(&mut self, id: &UserCouponId, order: &OrderId) -> Result<(), Error> {
+    /// `locked → unused` when the order that holds it closes unpaid; false if the order does not hold it, which the audit reports.
+    /// Its window is not prolonged.
+    pub async fn release_user_coupon(&mut self, id: &UserCouponId, order: &OrderId) -> Result<bool, Error> {
         let change = doc! { "$set": { "status": State::Unused.as_str() }, "$unset": { "orderId": "", "lockedAt": "" } };
         self.move_user_coupon(id, State::Locked, order, change).await
     }
@@ -618,7 +619,10 @@ impl Tx {
             "$set": { "status": State::Unused.as_str() }, "$push": { "returnedFrom": order.as_str() },
             "$unset": { "orderId": "", "lockedAt": "", "usedAt": "" },
         };
-        self.move_user_coupon(id, State::Used, order, change).await
+        if self.move_user_coupon(id, State::Used, order, change).await? {
+            return Ok(());
+        }
+        Err(Error::Invariant(format!("the coupon {id} is not used by its order {order}")))
     }
 
     async fn move_user_coupon(
@@ -627,11 +631,8 @@ impl Tx {
         from: State,
         order: &OrderId,
         change: Document,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let guard = doc! { "_id": id.as_str(), "status": from.as_str(), "orderId": order.as_str() };
-        if self.update(HELD, guard, change).await? {
-            return Ok(());
-        }
-        Err(Error::Invariant(format!("the coupon {id} is not {} by its order {order}", from.as_str())))
+        self.update(HELD, guard, change).await
     }
 }
