@@ -7,7 +7,7 @@ use domain::{Code, CustomerId, Failure, OpenId, Refusal};
 use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shop::{after_sale, assignments, messages, parcels, refunds, shipping, texts};
+use shop::{after_sale, assignments, messages, parcels, refunds, reviews, shipping, texts};
 use store::outbox::{OutboxFilter, OutboxItem, OutboxStatus};
 use store::page::PageRequest;
 
@@ -60,6 +60,7 @@ enum Kind {
     AfterSaleRefund,
     ShippingReport,
     ParcelSubscription,
+    ReviewCheck,
 }
 
 impl Kind {
@@ -72,6 +73,7 @@ impl Kind {
             Self::AfterSaleRefund => after_sale::wechat::KIND,
             Self::ShippingReport => shipping::KIND,
             Self::ParcelSubscription => parcels::KIND,
+            Self::ReviewCheck => reviews::KIND,
         }
     }
 }
@@ -121,6 +123,7 @@ const ALL_KINDS: &[&str] = &[
     after_sale::wechat::KIND,
     shipping::KIND,
     parcels::KIND,
+    reviews::KIND,
 ];
 
 const MESSAGE_ID_MAX: usize = 256;

@@ -73,6 +73,14 @@ impl Caller {
         }
     }
 
+    /// Whether staff or a service hold a permission; for functions that others may call, too.
+    pub fn may(&self, permission: &str) -> bool {
+        match self {
+            Self::Staff { permissions: held, .. } | Self::Service { scopes: held, .. } => holds(held, permission),
+            Self::User { .. } | Self::Timer { .. } | Self::Provider | Self::Anonymous => false,
+        }
+    }
+
     /// Who acts for the shop, as documents name them: `staff:…` or `service:…`. `FORBIDDEN` for everybody else.
     pub fn operator(&self) -> Result<String, Refusal> {
         match self {
@@ -296,8 +304,6 @@ fn admit(function: &Function, caller: &Caller) -> Result<(), Refusal> {
 }
 
 fn lets_in(accept: Accept, caller: &Caller) -> bool {
-    let holds =
-        |held: &[String], wanted: &str| wanted.is_empty() || held.iter().any(|have| have == wanted || have == "*");
     match (accept, caller) {
         (Accept::Anonymous, _)
         | (Accept::User, Caller::User { .. })
@@ -307,6 +313,10 @@ fn lets_in(accept: Accept, caller: &Caller) -> bool {
         (Accept::Staff(permission), Caller::Staff { permissions, .. }) => holds(permissions, permission),
         _ => false,
     }
+}
+
+fn holds(held: &[String], wanted: &str) -> bool {
+    wanted.is_empty() || held.iter().any(|have| have == wanted || have == "*")
 }
 
 fn unauthenticated() -> Refusal {

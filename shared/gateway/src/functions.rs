@@ -20,6 +20,7 @@ pub fn functions() -> Vec<Function> {
         logistics_callback::function(),
         get_user_points::function(),
         add_points::function(),
+        reviews::function(),
         stock::function(),
         freight::function(),
         delete_product::function(),

@@ -26,12 +26,21 @@ use crate::delivery::{Outcome, Why};
 use crate::messages::{self, Message, NO_SUBSCRIPTION, NO_TEMPLATE, OUTCOME_UNKNOWN};
 use crate::parcels::{self, Follow};
 use crate::refunds::{self, RefundOrder};
+use crate::reviews::{self, CheckReview};
 use crate::shipping;
 use crate::texts::{self, Text};
 
 /// All kinds, in the order in which a run looks after them.
-const KINDS: [&str; 7] =
-    [refunds::KIND, after_sale::KIND, shipping::KIND, messages::KIND, texts::KIND, parcels::KIND, messages::MASS_KIND];
+const KINDS: [&str; 8] = [
+    refunds::KIND,
+    after_sale::KIND,
+    shipping::KIND,
+    messages::KIND,
+    texts::KIND,
+    parcels::KIND,
+    reviews::KIND,
+    messages::MASS_KIND,
+];
 
 /// Longer than any delivery may take, so that a second deliverer never overlaps a live one.
 const LEASE: TimeDelta = TimeDelta::seconds(120);
@@ -495,6 +504,7 @@ impl Deliverer<'_> {
             shipping::KIND => self.report(&item).await,
             texts::KIND => self.text(&item).await,
             parcels::KIND => self.follow(&item).await,
+            reviews::KIND => self.review(&item).await,
             // Of other kinds none is claimed.
             _ => self.message(&item).await,
         };
@@ -545,6 +555,12 @@ impl Deliverer<'_> {
         let message: Message = payload(item)?;
         let Some(open) = self.open else { return Ok(self.put_back(item, item.next_attempt_at, None).await) };
         Ok(self.send(item, &message, open).await)
+    }
+
+    async fn review(&self, item: &OutboxItem) -> Result<Result<Settled, Failure>, Why> {
+        let check: CheckReview = payload(item)?;
+        let Some(open) = self.open else { return Ok(self.put_back(item, item.next_attempt_at, None).await) };
+        Ok(self.attempt(item, None, async |_| reviews::deliver(self.store, open, &check).await).await)
     }
 
     async fn text(&self, item: &OutboxItem) -> Result<Result<Settled, Failure>, Why> {

@@ -29,6 +29,7 @@ pub mod pricing;
 pub mod reconcile;
 pub mod refunds;
 pub mod reminders;
+pub mod reviews;
 pub mod settle;
 pub mod shipping;
 pub mod texts;

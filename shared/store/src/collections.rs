@@ -55,6 +55,8 @@ definitions![
     "records",
     "refunds",
     "requests",
+    "reviewStats",
+    "reviews",
     "shopProducts",
     "staff",
     "subscriptions",

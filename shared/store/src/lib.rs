@@ -37,6 +37,7 @@ pub mod quotes;
 pub mod refunds;
 pub mod reminders;
 pub mod requests;
+pub mod reviews;
 pub mod rotation;
 pub mod seals;
 pub mod staff;

@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod content;
 pub mod crypto;
 pub mod open;
 pub mod pay;

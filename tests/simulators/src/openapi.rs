@@ -85,12 +85,21 @@ fn answer(sim: &Sim, method: &Method, uri: &Uri, body: &[u8]) -> Option<Result<V
         "/sns/jscode2session" => Err(Refusal::new(43001, "require GET method")),
         // The old call takes its parameters from the query whatever the method.
         "/cgi-bin/token" => legacy_token(sim, uri, now),
-        "/cgi-bin/stable_token" | "/wxa/business/getuserphonenumber" | "/cgi-bin/message/subscribe/send" if get => {
+        "/cgi-bin/stable_token"
+        | "/wxa/business/getuserphonenumber"
+        | "/wxa/msg_sec_check"
+        | "/cgi-bin/message/subscribe/send"
+            if get =>
+        {
             Err(Refusal::new(43002, "require POST method"))
         }
         path if get && shipping::PATHS.contains(&path) => Err(Refusal::new(43002, "require POST method")),
         "/cgi-bin/stable_token" => stable_token(sim, body, now),
         "/wxa/business/getuserphonenumber" => token(&sim.state(), uri, now).and_then(|()| phone_number(body, now)),
+        "/wxa/msg_sec_check" => {
+            let checked = token(&sim.state(), uri, now);
+            checked.and_then(|()| check_text(sim, body, now))
+        }
         "/cgi-bin/message/subscribe/send" => {
             let checked = token(&sim.state(), uri, now);
             checked.and_then(|()| send(sim, body, now))
@@ -115,6 +124,7 @@ fn code_to_session(sim: &Sim, uri: &Uri) -> Result<Value, Refusal> {
     if code.starts_with("once-") && !sim.state().use_code(&code) {
         return Err(Refusal::new(40163, "code been used"));
     }
+    sim.state().visited(&format!("o-{name}"), sim.now());
     let session_key = STANDARD.encode(rand::random::<[u8; 16]>());
     Ok(json!({ "openid": format!("o-{name}"), "unionid": format!("u-{name}"), "session_key": session_key }))
 }
@@ -229,6 +239,56 @@ impl Sim {
         tokens.iter_mut().for_each(|token| token.revoked = true);
         state.put_tokens(tokens);
     }
+}
+
+/// The body of a check of text. A field that is not documented is an error, which the real one does not say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckText {
+    version: i64,
+    openid: String,
+    scene: i64,
+    content: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    nickname: String,
+}
+
+/// Text with 违规 is risky, with 可疑 wants a person, and everything else passes.
+fn check_text(sim: &Sim, body: &[u8], now: DateTime<Utc>) -> Result<Value, Refusal> {
+    let request: CheckText = body_json(body)?;
+    if request.version != 2 {
+        return Err(Refusal::new(40003, "version must be 2"));
+    }
+    if !plain_name(&request.openid) {
+        return Err(Refusal::new(40003, "invalid openid"));
+    }
+    if !(1..=4).contains(&request.scene) {
+        return Err(Refusal::new(40129, "invalid scene"));
+    }
+    if request.content.is_empty() {
+        return Err(Refusal::new(44991, "content is empty"));
+    }
+    if request.content.chars().count() > 2_500 {
+        return Err(Refusal::new(40258, "content is too long"));
+    }
+    if sim.state().last_visit(&request.openid).is_some_and(|at| now - at > TimeDelta::hours(2)) {
+        return Err(Refusal::new(61010, "code is expired: the user has not visited in the last two hours"));
+    }
+    let has = |word: &str| [&request.content, &request.title, &request.nickname].iter().any(|text| text.contains(word));
+    let (suggest, label) = match () {
+        () if has("违规") => ("risky", 20_006),
+        () if has("可疑") => ("review", 21_000),
+        () => ("pass", 100),
+    };
+    Ok(json!({
+        "errcode": 0,
+        "errmsg": "ok",
+        "result": { "suggest": suggest, "label": label },
+        "detail": [{ "strategy": "content_model", "errcode": 0, "suggest": suggest, "label": label, "prob": 90 }],
+        "trace_id": random_hex::<16>(),
+    }))
 }
 
 #[derive(Deserialize)]

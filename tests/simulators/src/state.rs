@@ -13,8 +13,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::control::ChangeBill;
 use crate::Error;
+use crate::control::ChangeBill;
 use crate::kuaidi100::{Parcel, Parcels};
 
 const ORDERS_MAX: usize = 10_000;
@@ -384,6 +384,8 @@ pub(crate) struct State {
     parcels: Parcels,
     /// Bills that can be downloaded; forgotten at a restart, like their addresses.
     bills: VecDeque<BillFile>,
+    /// When users last opened the mini program; forgotten at a restart.
+    visits: HashMap<String, DateTime<Utc>>,
     /// Where bills differ from the ledger, and since when.
     pub(crate) bill_changes: Vec<(DateTime<Utc>, ChangeBill)>,
     /// Forced token renewals; the limit is per day and forgotten at a restart.
@@ -661,6 +663,15 @@ impl State {
     /// Text messages, newest first.
     pub(crate) fn newest_sms(&self) -> impl Iterator<Item = &Sms> {
         self.sms.iter().rev()
+    }
+
+    pub(crate) fn visited(&mut self, open_id: &str, at: DateTime<Utc>) {
+        self.visits.insert(open_id.to_owned(), at);
+    }
+
+    /// When a user last opened the mini program, if that is known.
+    pub(crate) fn last_visit(&self, open_id: &str) -> Option<DateTime<Utc>> {
+        self.visits.get(open_id).copied()
     }
 
     pub(crate) fn keep_bill(&mut self, bill: BillFile) {

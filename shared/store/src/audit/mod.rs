@@ -22,6 +22,7 @@
 //! | `seal` | every sealed day has the entries it was sealed with, and the days form one chain without gaps |
 //! | `draw` | each draw recomputes from its list, seed and beacon to its recorded ranking and winners; rights follow the ranks, hold their pieces and grant one coin each; no seed is in clear before its draw |
 //! | `shipping` | an order has shipping data exactly from its shipping on, and knows when it was completed exactly once it is; a report that it says was made is in the outbox |
+//! | `review` | a review is of a line that its author has received; it is shown only after WeChat passed it or staff published it; the stars are those of the published reviews |
 //! | `parcel` | a parcel's state, trace and marks fit; its orders show it as it is, arrival included; it was not asked about too often; subscriptions are those that parcels of orders made |
 //! | `event` | what is told or reported has happened, and to the one who is told: order paid, shipped, arrived, refunded, draw, coins that expire |
 //! | `outbox` | nothing waits beyond its limit without being dead; what has ended has one end, is leased to nobody and not being sent; tries are numbered, and the last says what the state says; only messages hold permissions; a refund has its cause and its outcome |
@@ -39,6 +40,7 @@ mod identities;
 mod messages;
 mod parcels;
 mod refunds;
+mod reviews;
 mod rights;
 mod rules;
 mod seals;
@@ -180,6 +182,7 @@ impl Store {
         audit.seals().await?;
         audit.parcels().await?;
         audit.outbox().await?;
+        audit.reviews().await?;
         audit.subscriptions().await?;
         audit.assignments().await?;
         audit.draws().await?;

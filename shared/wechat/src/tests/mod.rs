@@ -1,6 +1,7 @@
 //! Tests: published vectors, and both clients against a scripted server on loopback.
 
 mod bill;
+mod content;
 mod legacy;
 mod open;
 mod pay;
