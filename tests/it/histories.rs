@@ -544,7 +544,9 @@ impl History {
         // WeChat's own refusals are the payer's business.
         ensure!(paid.status < 500, "{line}");
         let proven = matches!(mode, "once" | "duplicate" | "certificate" | "wrongAmount" | "wrongAppid");
-        if paid.status == 200 && mode != "none" {
+        // Nobody moves the clocks of others: what is stale by ours may be of this minute by theirs, which counts as well.
+        let fresh_by_theirs = mode == "stale" && (self.world.app.clock.shift().num_seconds() - 600).abs() <= 310;
+        if paid.status == 200 && mode != "none" && !fresh_by_theirs {
             let accepted = paid.body["noticeStatus"] == 204;
             ensure!(accepted == proven, "a notice was {}: {line}", if accepted { "believed" } else { "refused" });
         }
