@@ -436,7 +436,7 @@ impl Shop {
                 category: category(luck >> 40),
                 keyword: "生鲜".to_owned(),
                 price: Fen::new(990i64.saturating_add(i64::try_from(luck % 60_000)?))?,
-                stock: if luck % 5 == 0 { 0 } else { 100 },
+                stock: if luck.is_multiple_of(5) { 0 } else { 100 },
                 sale_mode: if luck % 50 == 1 { SaleMode::Mall } else { SaleMode::Shop },
                 created_at,
             };
@@ -479,7 +479,7 @@ impl Shop {
                     25..85 => OrderStatus::Completed,
                     _ => OrderStatus::Closed,
                 };
-                let order_type = if (luck >> 50) % 100 == 0 { OrderType::Lottery } else { OrderType::Normal };
+                let order_type = if (luck >> 50).is_multiple_of(100) { OrderType::Lottery } else { OrderType::Normal };
                 let at = now - TimeDelta::seconds(i64::try_from(orders.saturating_sub(*n))?);
                 let buyer_of = Buyer { user: &person.user, open_id: &person.open_id };
                 pasts.push(Past { buyer: buyer_of, at, status, order_type });
