@@ -356,7 +356,7 @@ async fn a_downloaded_bill_is_compared_by_the_command() -> anyhow::Result<()> {
     // What is no whole bill, or not the one that was meant, is refused as a whole.
     let text = std::fs::read_to_string(&all)?;
     let cut = folder.path().join("cut.csv");
-    std::fs::write(&cut, &text[..text.rfind("总交易单数").unwrap()])?;
+    std::fs::write(&cut, text.rsplit_once("总交易单数").unwrap().0)?;
     let refused = [
         (run(&cut, &[])?, "not a whole trade bill"),
         (run(&all, &["--date", "2020-01-01"])?, "not of 2020-01-01 alone"),

@@ -241,7 +241,8 @@ async fn two_orders_in_one_parcel_arrive_together() -> anyhow::Result<()> {
     let number = "YT0000000007";
     let (first, second) = (paid(&world, &alice).await?, paid(&world, &bob).await?);
     let (a, b) = tokio::join!(ship(&world, &first, number), ship(&world, &second, number));
-    (a?.ok(), b?.ok());
+    a?.ok();
+    b?.ok();
     c.timer("deliverOutbox").await?.ok();
     assert_eq!(simulated(&world, number).subscribed.len(), 1);
     let mine = c.call("logistics", &bob, json!({ "action": "mine" })).await?;
