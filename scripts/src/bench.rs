@@ -96,7 +96,12 @@ struct Common {
 
 impl Common {
     async fn server(&self) -> Result<Server> {
-        Server::start(self.uri.as_deref(), self.data_dir.as_deref()).await
+        self.server_with(mongod::CACHE_MIB).await
+    }
+
+    /// One of its own keeps this much in memory.
+    async fn server_with(&self, cache_mib: u32) -> Result<Server> {
+        Server::start(self.uri.as_deref(), self.data_dir.as_deref(), cache_mib).await
     }
 }
 

@@ -59,7 +59,7 @@ impl DatabaseArgs {
         let running = if mongod::data_dir_is_in_use(&mongo_dir) { Recorded::read(data_dir) } else { None };
         let server = match running {
             Some(_) => None,
-            None => Some(start_local(data_dir).await?),
+            None => Some(start_local(data_dir, mongod::CACHE_MIB).await?),
         };
         let uri = match (&running, &server) {
             (Some(running), _) => running.uri(),
@@ -116,13 +116,14 @@ fn mongo_dir(data_dir: &Path) -> PathBuf {
 }
 
 /// Finds or provisions MongoDB and starts it on a data folder, telling each step on standard error.
-pub(crate) async fn start_local(data_dir: &Path) -> Result<Mongod> {
+pub(crate) async fn start_local(data_dir: &Path, cache_mib: u32) -> Result<Mongod> {
     let data_dir = data_dir.to_owned();
     let start = move || {
         let mut progress = |line: &str| eprintln!("  {line}");
         let binary = mongod::find_or_provision(&mongod::default_cache_dir(None), &mut progress)?;
         let options = mongod::Options {
             log_path: Some(data_dir.join("mongod.log")),
+            cache_mib,
             ..mongod::Options::new(binary, mongo_dir(&data_dir))
         };
         // The same port as last time, so that a shell that was left open still reaches it; any other will do as well.

@@ -112,7 +112,7 @@ async fn start(args: &Args) -> Result<Started> {
         }
         None => {
             step("启动 MongoDB · starting MongoDB");
-            let server = start_local(&data_dir).await?;
+            let server = start_local(&data_dir, mongod::CACHE_MIB).await?;
             (server.uri(), Some(server))
         }
     };

@@ -27,6 +27,8 @@ use crate::serve::Shutdown;
 const RATIO_MAX: f64 = 3.0;
 /// Orders of each buyer, in either shop.
 const PER_BUYER: u64 = 10;
+/// The large shop with its indexes has to fit, as it would on a server of such a shop.
+const CACHE_MIB: u32 = 3_072;
 /// Documents seeded at once.
 const BATCH: u64 = 5_000;
 /// Orders and products that are asked for, remembered by the way.
@@ -95,7 +97,7 @@ struct Row {
 pub(super) async fn run(args: Args) -> Result<ExitCode> {
     let shutdown = Shutdown::listen()?;
     let server = tokio::select! {
-        server = args.common.server() => server?,
+        server = args.common.server_with(CACHE_MIB) => server?,
         () = shutdown.wait() => return Ok(ExitCode::FAILURE),
     };
     let report = measure(&args, &server, &shutdown).await;

@@ -40,14 +40,14 @@ pub(super) struct Server {
 
 impl Server {
     /// Uses the one at `uri`, or starts one on `data_dir` or a temporary folder.
-    pub(super) async fn start(uri: Option<&str>, data_dir: Option<&Path>) -> Result<Self> {
+    pub(super) async fn start(uri: Option<&str>, data_dir: Option<&Path>, cache_mib: u32) -> Result<Self> {
         let scratch = Scratch::new()?;
         if let Some(uri) = uri {
             return Ok(Self { mongod: None, scratch, uri: uri.to_owned() });
         }
         let data_dir = data_dir.unwrap_or(&scratch.0);
         fs::create_dir_all(data_dir).with_context(|| format!("cannot create {}", data_dir.display()))?;
-        let mongod = start_local(data_dir).await?;
+        let mongod = start_local(data_dir, cache_mib).await?;
         let uri = mongod.uri();
         Ok(Self { mongod: Some(mongod), scratch, uri })
     }

@@ -1,7 +1,7 @@
 //! State machines as tables: order, payment, refund, coupon and the right to buy.
 //!
 //! Each is a list of edges `(from, event, to)`. What is not in the list does not happen: the guards of the store name the states
-//! that an event may start from, and these tables say which those are. The pictures in the docs are drawn from the same lists.
+//! that an event may start from, and these tables say which those are. The pictures in `docs/states.md` are drawn from the same lists.
 
 use std::fmt::Write;
 

@@ -9,4 +9,4 @@ mod server;
 mod wire;
 
 pub use provision::{default_cache_dir, find_or_provision};
-pub use server::{Mongod, Options, data_dir_is_in_use};
+pub use server::{CACHE_MIB, Mongod, Options, data_dir_is_in_use};

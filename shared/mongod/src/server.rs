@@ -21,6 +21,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// A log is for the last few runs; one that has grown past this starts anew.
 const LOG_MAX_BYTES: u64 = 16 << 20;
 
+/// For one shop's data on a developer's machine, perhaps several times side by side.
+pub const CACHE_MIB: u32 = 256;
+
 /// How a `mongod` is started.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -32,6 +35,8 @@ pub struct Options {
     pub port: Option<u16>,
     /// Refuse every query that has no index, and let dropped databases go soon.
     pub testing: bool,
+    /// How much of its data it keeps in memory.
+    pub cache_mib: u32,
     /// Where the server logs; `mongod.log` in the data folder when `None`.
     pub log_path: Option<PathBuf>,
 }
@@ -39,7 +44,14 @@ pub struct Options {
 impl Options {
     /// A server of `binary` with its data in `data_dir` on any free port.
     pub fn new(binary: impl Into<PathBuf>, data_dir: impl Into<PathBuf>) -> Self {
-        Options { binary: binary.into(), data_dir: data_dir.into(), port: None, testing: false, log_path: None }
+        Options {
+            binary: binary.into(),
+            data_dir: data_dir.into(),
+            port: None,
+            testing: false,
+            cache_mib: CACHE_MIB,
+            log_path: None,
+        }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -175,8 +187,8 @@ impl Mongod {
         command.args(["-c", WATCHDOG, "mongod-watchdog"]).arg(&self.options.binary);
         command.args(["--replSet", REPLICA_SET, "--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"]);
         command.arg("--port").arg(self.port.to_string()).arg("--dbpath").arg(&self.options.data_dir);
-        // One shop's data on a developer's machine, perhaps several times side by side.
-        command.args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"]);
+        let cache_gb = f64::from(self.options.cache_mib) / 1024.0;
+        command.arg("--wiredTigerCacheSizeGB").arg(cache_gb.to_string()).args(["--oplogSize", "64"]);
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
         // A transaction of a killed process keeps its documents locked until the server gives it up: by default for a minute,
         // although ours never live longer than ten seconds.

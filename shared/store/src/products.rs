@@ -13,7 +13,7 @@ use crate::page::{Page, PageRequest, Row};
 use crate::{Error, Store, date};
 
 /// Products that one search looks at.
-const LOOKED_AT_MAX: i64 = 1_200;
+const LOOKED_AT_MAX: i64 = 1_000;
 /// A category of more products than this is as good as one of so many.
 const COUNTED_MAX: u64 = 1_000;
 const CATEGORIES_MAX: usize = 200;
