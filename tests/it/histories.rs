@@ -19,7 +19,7 @@ use domain::OpenId;
 use edge::{Caller, Clock, Function, Invocation, Proof};
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
-use it::{World, database_name, id_number, mongod_uri};
+use it::{World, asked, database_name, id_number, mongod_uri};
 use mongodb::Database;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -130,7 +130,7 @@ impl Stage {
             log: Vec::new(),
         };
         let played = history.play().await;
-        if std::env::var("JINLU_SEED").is_ok() {
+        if asked("JINLU_SEED").is_some() {
             eprintln!("{}", history.log.join("\n"));
         }
         played.map_err(|error| {
@@ -1059,13 +1059,13 @@ const TIMERS: [&str; 9] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_history_ends_with_books_that_add_up() -> Result<()> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str| asked(name).and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("JINLU_SEED") {
         let stage = Stage::build().await?;
         stage.play(seed).await?;
         return Ok(stage.db.drop().await?);
     }
-    let long = std::env::var("JINLU_LONG").is_ok();
+    let long = asked("JINLU_LONG").is_some();
     let all = number("JINLU_HISTORIES").unwrap_or(if long { 10_000 } else { 60 });
     let limit = Duration::from_secs(if long { 24 * 3_600 } else { 45 });
     let first = number("JINLU_FIRST").unwrap_or(1);
@@ -1082,7 +1082,7 @@ async fn any_history_ends_with_books_that_add_up() -> Result<()> {
                 }
                 stage.play(seed).await?;
                 played += 1;
-                if long && played % 100 == 0 {
+                if long && played.is_multiple_of(100) {
                     eprintln!("seed {seed} after {:.0?}", begun.elapsed());
                 }
             }

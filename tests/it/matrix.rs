@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use domain::machine::order::{self, Event, State};
 use domain::machine::refund;
 use futures_util::future::{BoxFuture, FutureExt};
-use it::{Answer, Client, World, order_of};
+use it::{Answer, Client, World, asked, order_of};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -553,7 +553,8 @@ impl Matrix {
             let (end, owed) = self.seen(&order).await?;
             assert!(ends.contains(&end), "{what}: in the end {end:?}, and not one of {ends:?}");
             let kept: i64 = self.world.sim.orders(&order).iter().map(kept).sum();
-            assert_eq!(kept, (owed * 100.0).round() as i64, "{what}: WeChat keeps another amount");
+            let off = owed * 100.0 - f64::from(i32::try_from(kept)?);
+            assert!(off.abs() < 0.5, "{what}: WeChat keeps {kept} fen of {owed} yuan");
         }
         let found = self.world.violations().await?;
         assert!(found.is_empty(), "{found:?}");
@@ -572,8 +573,8 @@ fn kept(order: &simulators::Order) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_pair_of_commands_ends_as_one_after_the_other() -> anyhow::Result<()> {
-    let long = std::env::var("JINLU_LONG").is_ok();
-    let seed = std::env::var("JINLU_SEED").ok().and_then(|s| s.parse().ok());
+    let long = asked("JINLU_LONG").is_some();
+    let seed = asked("JINLU_SEED").and_then(|s| s.parse().ok());
     // Another schedule each time, since a busy machine gets through few pairs.
     let seed = seed.unwrap_or(u64::from(std::process::id()));
     eprintln!("JINLU_SEED={seed}");

@@ -202,6 +202,15 @@ impl Client {
     }
 }
 
+/// What whoever runs the tests asks for in the environment.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long tests run, and from which seed, is said where they are started"
+)]
+pub fn asked(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// A valid identity number of an adult; `sequence` is at most three digits.
 pub fn id_number(sequence: u32) -> String {
     let digits = format!("33010619900307{sequence:03}");

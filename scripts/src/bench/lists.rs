@@ -442,7 +442,7 @@ impl Shop {
                 sale_mode: if luck % 50 == 1 { SaleMode::Mall } else { SaleMode::Shop },
                 created_at,
             };
-            if n % every == 0 {
+            if n.is_multiple_of(every) {
                 self.products.push((one.id.clone(), one.name.clone(), created_at));
             }
             batch.push(one);
@@ -471,7 +471,7 @@ impl Shop {
             for n in some {
                 let luck = scattered(*n);
                 let others = orders / PER_BUYER;
-                let heavy = n % (orders / 1_000).max(1) == 0;
+                let heavy = n.is_multiple_of((orders / 1_000).max(1));
                 let buyer = if heavy { 0 } else { 1u64.saturating_add((luck >> 8) % others.max(1)) };
                 let person = self.people.get(usize::try_from(buyer)?).context("nobody")?;
                 let status = match luck % 100 {
@@ -489,7 +489,7 @@ impl Shop {
             }
             let ids = baseline::copy_orders(self.app.store(), &sample, &pasts).await?;
             for (((n, past), id), buyer) in some.iter().zip(&pasts).zip(ids).zip(buyers) {
-                if n % every == 0 {
+                if n.is_multiple_of(every) {
                     self.orders.push((buyer, id, past.at));
                 }
             }
