@@ -52,6 +52,11 @@ async fn freight_is_charged_by_place_and_weight_and_free_beyond_an_amount() -> a
     refused.refused(400, "INVALID_ARGUMENT");
     let details = &refused.body["details"];
     assert_eq!((&details["field"], &details["reason"]), (&json!("address"), &json!("NOT_DELIVERABLE")));
+    for unclear in ["", "中国新疆", "XJ"] {
+        let refused = c.call("submitOrder", &token, oil_to(unclear, 1)).await?;
+        refused.refused(400, "INVALID_ARGUMENT");
+        assert_eq!(refused.body["details"]["field"], "address.province", "{unclear}");
+    }
     let mut claimed = oil_to("浙江省", 1);
     claimed["paymentAmount"] = json!(128);
     c.call("submitOrder", &token, claimed).await?.refused(409, "AMOUNT_MISMATCH");

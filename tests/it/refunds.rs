@@ -229,7 +229,8 @@ async fn refunds_are_ones_own_and_staff_decide() -> anyhow::Result<()> {
         (json!({ "action": "apply", "orderId": id, "reason": "x", "items": item(9, 1) }), "items[0].lineId"),
         (json!({ "action": "apply", "orderId": id, "reason": "x", "items": item(1, 3) }), "items[0].quantity"),
         (json!({ "action": "apply", "orderId": id, "reason": "x", "amount": 1000 }), "amount"),
-        (json!({ "action": "apply", "orderId": id, "reason": "x", "images": vec!["a"; 10] }), "images"),
+        (json!({ "action": "apply", "orderId": id, "reason": "x", "images": vec!["cloud://a/b.png"; 10] }), "images"),
+        (json!({ "action": "apply", "orderId": id, "reason": "x", "images": ["javascript:alert(1)"] }), "images[0]"),
         (json!({ "action": "get", "refundId": "$ne" }), "refundId"),
         (json!({ "action": "get" }), "refundId"),
     ] {

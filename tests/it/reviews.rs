@@ -48,7 +48,8 @@ async fn buyers_tell_what_they_received_and_everybody_reads_it() -> anyhow::Resu
     let c = &world.client;
     let token = c.login("alice").await?;
     let order = received(c, &token, order_of("p-apple", 1)).await?;
-    let named = json!({ "nickname": "小明同学", "avatar": "https://img.example/a.png", "requestId": "review-0001" });
+    let named =
+        json!({ "nickname": "小明同学", "avatar": "https://thirdwx.qlogo.cn/a.png", "requestId": "review-0001" });
     let added = c.call("reviews", &token, review(&order, named.clone())).await?;
     assert_eq!(added.ok()["review"]["status"], "published", "{added:?}");
     assert_eq!(c.call("reviews", &token, review(&order, named.clone())).await?.ok()["replayed"], true);
@@ -63,7 +64,7 @@ async fn buyers_tell_what_they_received_and_everybody_reads_it() -> anyhow::Resu
     assert_eq!(list["summary"], json!({ "count": 2, "average": 3.5, "ratings": [0, 1, 0, 0, 1] }));
     let (hidden, shown) = (&list["data"][0], &list["data"][1]);
     assert_eq!((&hidden["name"], &hidden["avatar"]), (&json!("匿名用户"), &Value::Null));
-    assert_eq!((&shown["name"], &shown["avatar"]), (&json!("小**"), &json!("https://img.example/a.png")));
+    assert_eq!((&shown["name"], &shown["avatar"]), (&json!("小**"), &json!("https://thirdwx.qlogo.cn/a.png")));
     let told = list.to_string();
     assert!(!told.contains("o-alice") && !told.contains("小明同学") && !told.contains(&order), "{told}");
     assert_eq!(texts(&listed(&world, json!({ "rating": 2 })).await?), [""]);
@@ -143,7 +144,7 @@ async fn nothing_is_shown_before_somebody_has_looked() -> anyhow::Result<()> {
     let c = &world.client;
     let token = c.login("alice").await?;
     let mut orders = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..5 {
         orders.push(received(c, &token, order_of("p-apple", 1)).await?);
     }
     let refused = c.call("reviews", &token, review(&orders[0], json!({ "text": "违规内容" }))).await?;
@@ -154,7 +155,9 @@ async fn nothing_is_shown_before_somebody_has_looked() -> anyhow::Result<()> {
         .refused(400, "INVALID_ARGUMENT");
     let doubtful = c.call("reviews", &token, review(&orders[0], json!({ "text": "可疑内容" }))).await?;
     let pictured = c.call("reviews", &token, review(&orders[1], json!({ "images": ["cloud://e/a.png"] }))).await?;
-    for answer in [&doubtful, &pictured] {
+    let face = json!({ "nickname": "小明", "avatar": "https://img.example/a.png" });
+    let faced = c.call("reviews", &token, review(&orders[4], face)).await?;
+    for answer in [&doubtful, &pictured, &faced] {
         assert_eq!(answer.ok()["review"]["status"], "pending", "{answer:?}");
     }
     // WeChat is away, in one way and another.
@@ -176,7 +179,7 @@ async fn nothing_is_shown_before_somebody_has_looked() -> anyhow::Result<()> {
 
     // Staff look at the rest.
     let pending = c.call_service("reviews", json!({ "action": "list", "status": "pending" })).await?;
-    assert_eq!(pending.ok()["data"].as_array().unwrap().len(), 2);
+    assert_eq!(pending.ok()["data"].as_array().unwrap().len(), 3);
     let (doubtful, pictured) =
         (doubtful.body["review"]["reviewId"].clone(), pictured.body["review"]["reviewId"].clone());
     let (doubtful, pictured) = (doubtful.as_str().unwrap(), pictured.as_str().unwrap());

@@ -17,8 +17,6 @@ use store::refunds::{Refund, RefundFilter, RefundType};
 use store::{Error, Tx};
 
 const ITEMS_MAX: usize = 100;
-const IMAGES_MAX: usize = 9;
-const IMAGE_MAX: usize = 500;
 const REFUND_ID_MAX: usize = 64;
 
 pub fn function() -> Function {
@@ -207,13 +205,14 @@ fn parse(input: Input) -> Result<Command, Refusal> {
         Action::Receive => Command::Receive { id: id()?, remark: remark()? },
         Action::Retry => Command::Retry { id: id()? },
         Action::Settle => Command::Settle { id: id()?, remark: needed("remark", &input.remark, 200)? },
-        Action::Apply | Action::List | Action::Get => Command::Apply(Apply {
+        Action::List | Action::Get => return Err(Refusal::invalid("action", "不是一个命令")),
+        Action::Apply => Command::Apply(Apply {
             order: order_id(input.order_id.as_deref().unwrap_or_default())?,
             refund_type: input.refund_type.unwrap_or(RefundType::RefundOnly),
             amount: input.amount.map(|a| a.0),
             reason: needed("reason", &input.reason, 100)?,
             description: text::clean("description", input.description.as_deref().unwrap_or_default(), 500)?,
-            images: images(input.images.unwrap_or_default())?,
+            images: shop::pictures::parse("images", input.images.unwrap_or_default())?,
             items: input.items.map(items).transpose()?,
         }),
     })
@@ -286,12 +285,4 @@ fn items(items: Vec<ItemInput>) -> Result<Vec<Wanted>, Refusal> {
         return Err(Refusal::invalid("items", format!("items 应有 1 到 {ITEMS_MAX} 项")));
     }
     Ok(items.into_iter().map(|item| Wanted { line_id: item.line_id, quantity: item.quantity }).collect())
-}
-
-fn images(images: Vec<String>) -> Result<Vec<String>, Refusal> {
-    if images.len() > IMAGES_MAX {
-        return Err(Refusal::invalid("images", format!("images 最多 {IMAGES_MAX} 张")));
-    }
-    let one = |(i, image): (usize, String)| text::required(&format!("images[{i}]"), &image, IMAGE_MAX);
-    images.into_iter().enumerate().map(one).collect()
 }

@@ -6,6 +6,7 @@ use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shop::members::active_member;
+use shop::pictures;
 use shop::reviews::{self, CheckReview};
 use shop::views::iso;
 use store::crashpoint;
@@ -272,10 +273,10 @@ async fn add(ctx: &Context, input: Input) -> Result<Reply, Failure> {
     let line_id = text::required("lineId", &input.line_id.unwrap_or_default(), 10)?;
     let rating = stars(input.rating)?.ok_or_else(|| Refusal::invalid("rating", "rating 应为 1 到 5"))?;
     let words = text::clean("text", &input.text.unwrap_or_default(), TEXT_MAX)?;
-    let images = reviews::images("images", input.images.unwrap_or_default())?;
+    let images = pictures::parse("images", input.images.unwrap_or_default())?;
     let nickname = text::clean("nickname", &input.nickname.unwrap_or_default(), NICKNAME_MAX)?;
     let avatar = input.avatar.filter(|text| !text.is_empty());
-    let avatar = avatar.map(|text| reviews::picture("avatar", text)).transpose()?;
+    let avatar = avatar.map(|text| pictures::one("avatar", text)).transpose()?;
     let key = ctx.command_key();
     if let Some(key) = &key
         && let Some(done) = ctx.store().replay::<ReviewOutput>(key).await?
@@ -298,8 +299,7 @@ async fn add(ctx: &Context, input: Input) -> Result<Reply, Failure> {
         return Err(refusal.into());
     }
     crashpoint("review.checked").await;
-    let status = Review::after(check, &images);
-    let review = Review {
+    let mut review = Review {
         id,
         order_id,
         line_id,
@@ -315,14 +315,16 @@ async fn add(ctx: &Context, input: Input) -> Result<Reply, Failure> {
         nickname,
         avatar,
         check,
-        status,
-        stats_due: status == ReviewStatus::Published,
+        status: ReviewStatus::Pending,
+        stats_due: false,
         reply: None,
         moderated_at: None,
         moderated_by: None,
         reason: None,
         created_at: ctx.now,
     };
+    review.status = Review::after(check, review.is_pictured());
+    review.stats_due = review.status == ReviewStatus::Published;
     let message =
         if status == ReviewStatus::Published { "评价已发表" } else { "评价已提交，审核后展示" };
     let done = ctx

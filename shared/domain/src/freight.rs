@@ -105,6 +105,16 @@ fn city_key(text: &str) -> &str {
 }
 
 impl Destination {
+    /// Whether it is clear which province it is in: otherwise no rule meets it, not even one that sends nothing there.
+    /// `INVALID_ARGUMENT` on `address.province`
+    pub fn check(&self) -> Result<(), Refusal> {
+        let key = self.province_key();
+        if PROVINCES.iter().any(|(code, _)| *code == key) {
+            return Ok(());
+        }
+        Err(Refusal::invalid("address.province", "请填写收货地址的省份，例如 浙江省"))
+    }
+
     fn province_key(&self) -> &str {
         match self.code.as_deref().map(str::trim) {
             Some(code) if is_code(code) => province_key(code),

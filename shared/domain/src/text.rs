@@ -40,8 +40,10 @@ pub fn mask_phones(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
     let mut digits = String::new();
     let flush = |digits: &mut String, masked: &mut String| {
-        let mobile = digits.len() == 11 && matches!(digits.as_bytes(), [b'1', b'3'..=b'9', ..]);
-        masked.push_str(&if mobile { mask_phone(digits) } else { std::mem::take(digits) });
+        // With or without the country's code.
+        let number = ["0086", "86", ""].iter().find_map(|code| digits.strip_prefix(code).filter(|n| n.len() == 11));
+        let mobile = number.filter(|n| matches!(n.as_bytes(), [b'1', b'3'..=b'9', ..]));
+        masked.push_str(&mobile.map_or_else(|| digits.clone(), mask_phone));
         digits.clear();
     };
     for c in text.chars() {
@@ -76,5 +78,9 @@ mod tests {
         assert_eq!(mask_phone("13800138000"), "138****8000");
         let text = "快递员（13800138000，95338）派送YT13800138000123";
         assert_eq!(mask_phones(text), "快递员（138****8000，95338）派送YT13800138000123");
+        assert_eq!(
+            mask_phones("+8613800138000，008613800138000，128613800138000"),
+            "+138****8000，138****8000，128613800138000"
+        );
     }
 }

@@ -172,6 +172,9 @@ fn decide(order: &Order, changing: &Changing<'_>) -> Result<Option<Order>, Refus
             Change::Price { .. } | Change::Freight { .. } => Err(state("订单没有价格凭证，不能改价")),
         };
     };
+    if let (Adjustment::Place { to }, Some(_)) = (&adjustment, &proof.input.sending) {
+        to.check()?;
+    }
     if order.adjustments.len() >= CHANGES_MAX {
         let text = format!("一个订单最多修改 {CHANGES_MAX} 次");
         return Err(Refusal::new(Code::Conflict).with_message(text));

@@ -225,7 +225,10 @@ impl Comparison<'_> {
         if survey.has_refunds {
             self.missing_refunds(day, &mut found).await?;
         }
-        self.finish(day, BillStatus::Done, survey.totals, sha1, found).await
+        // A part of a bill, or a whole one without WeChat to ask, leaves the day to be compared as a whole.
+        let whole = survey.has_payments && survey.has_refunds && self.client.is_some();
+        let status = if whole { BillStatus::Done } else { BillStatus::Open };
+        self.finish(day, status, survey.totals, sha1, found).await
     }
 
     /// There is no bill: nobody paid on that day. Where we think otherwise, that is a difference, but not before it is certain.
@@ -257,7 +260,7 @@ impl Comparison<'_> {
         sha1: Option<&str>,
         found: Found,
     ) -> Result<Compared, Uncompared> {
-        if !self.dry_run {
+        if !self.dry_run && status != BillStatus::Open {
             let done = Finished { status, totals, source: self.source, sha1 };
             self.store.finish_bill(day, &done, self.now).await?;
         }
@@ -372,7 +375,14 @@ impl Comparison<'_> {
         for number in numbers {
             self.must_go_on()?;
             // One that WeChat does not know when it is asked is a difference.
-            if client.query_refund(number).await.map_err(Failure::from)?.is_some() {
+            let theirs = match client.query_refund(number).await {
+                Err(error) if error.outcome_unknown() || error.is_retryable() => {
+                    return Err(Failure::from(error).into());
+                }
+                // So is one that cannot even be asked for: another system's may have other characters.
+                answer => answer.ok().flatten(),
+            };
+            if theirs.is_some() {
                 record_portal_refund(self.store, client, number, self.now).await?;
                 found.settled = found.settled.saturating_add(1);
             }

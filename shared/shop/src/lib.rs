@@ -22,6 +22,7 @@ pub mod members;
 pub mod messages;
 pub mod offers;
 pub mod parcels;
+pub mod pictures;
 pub mod place;
 pub mod prepaid;
 pub mod prepaid_views;

@@ -283,7 +283,8 @@ pub async fn receive(
 
 async fn take_push(tx: &mut Tx, parcel: &mut Parcel, n: i64, push: &Push, now: DateTime<Utc>) -> Result<(), Error> {
     let is_code = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let corrected = push.correction.as_ref().map(|correction| correction.to.as_str());
+    // A correction may be told again with every later push.
+    let corrected = push.correction.as_ref().map(|correction| correction.to.as_str()).filter(|com| *com != parcel.com);
     if let Some(com) = corrected.filter(|com| (1..=64).contains(&com.len()) && com.chars().all(is_code)) {
         parcel.com = com.to_owned();
     }

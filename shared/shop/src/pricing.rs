@@ -226,9 +226,16 @@ pub(crate) async fn templates_of<'a>(
 }
 
 /// How lines are sent to a place; none if all of them are sent for nothing, wherever it is.
-pub(crate) fn sending(lines: &[Line], templates: &[FreightTemplate], to: &freight::Destination) -> Option<Sending> {
-    let charged = lines.iter().any(|line| line.template_id.is_some());
-    charged.then(|| Sending { templates: templates.iter().map(FreightTemplate::template).collect(), to: to.clone() })
+fn sending(
+    lines: &[Line],
+    templates: &[FreightTemplate],
+    to: &freight::Destination,
+) -> Result<Option<Sending>, Refusal> {
+    if lines.iter().all(|line| line.template_id.is_none()) {
+        return Ok(None);
+    }
+    to.check()?;
+    Ok(Some(Sending { templates: templates.iter().map(FreightTemplate::template).collect(), to: to.clone() }))
 }
 
 /// A wish at its price.
@@ -266,7 +273,7 @@ pub fn price<'k>(
     let by_balance = wish.method == PaymentMethod::Balance;
     let lines: Vec<Line> = wish.lines.iter().zip(&offers).map(|(wanted, offer)| offer.line(wanted.quantity)).collect();
     let proof = prove(Input {
-        sending: to.and_then(|to| sending(&lines, templates, to)),
+        sending: to.map(|to| sending(&lines, templates, to)).transpose()?.flatten(),
         lines,
         coupon: held.map(UserCoupon::held),
         points: wish.points,

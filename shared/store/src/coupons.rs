@@ -238,7 +238,7 @@ impl Store {
     /// Coupons that may be claimed now, newest first.
     pub async fn claimable_coupons(&self, now: DateTime<Utc>, page: &PageRequest) -> Result<Page<Coupon>, Error> {
         let filter = doc! {
-            "createdAt": { "$gt": date::bson(DateTime::<Utc>::UNIX_EPOCH) }, "paused": false,
+            "createdAt": { "$gt": date::bson(DateTime::<Utc>::UNIX_EPOCH) }, "paused": { "$ne": true },
             "claimFrom": { "$lte": date::bson(now) }, "claimUntil": { "$gt": date::bson(now) },
         };
         self.page(COUPONS, filter, page).await

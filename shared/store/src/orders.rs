@@ -395,7 +395,7 @@ impl Store {
     }
 
     /// Completes orders that were shipped at `before` or earlier, those shipped first in front, but none of which a refund is asked
-    /// for or under way. How many were found, at most `limit`, and how many of them completed.
+    /// for or under way and whose parcel goes back or was lost. How many were found, at most `limit`, and how many of them completed.
     pub async fn complete_silent_orders(
         &self,
         before: DateTime<Utc>,
@@ -411,6 +411,7 @@ impl Store {
         let due = doc! {
             "status": OrderStatus::Shipped.as_str(), "shipping.shippedAt": { "$lte": date::bson(before) },
             "refundState": { "$ne": "applied" },
+            "shipping.parcel.attention": { "$nin": [Attention::Returning.as_str(), Attention::Lost.as_str()] },
         };
         let orders = self.collection::<Found>("orders").await?;
         let find = orders.find(due.clone()).projection(doc! { "_id": 1i32 });
