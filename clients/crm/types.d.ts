@@ -35,7 +35,7 @@ export interface NotifyAssignmentInput {
 
 export type MessagesAction = "list" | "get" | "redrive";
 
-export type MessagesKind = "message" | "massMessage" | "sms" | "refund" | "afterSaleRefund" | "shippingReport" | "parcelSubscription";
+export type MessagesKind = "message" | "massMessage" | "sms" | "refund" | "afterSaleRefund" | "shippingReport" | "parcelSubscription" | "reviewCheck";
 
 export type MessagesStatus = "queued" | "sent" | "refused" | "unknown" | "dead";
 

@@ -20,7 +20,8 @@ use crate::crash::{free_port, start};
 async fn to_hour(client: &Client, now: chrono::DateTime<chrono::Utc>, hour: i64) -> anyhow::Result<()> {
     let at = BusinessDay::of(now).start() + TimeDelta::hours(hour) + TimeDelta::minutes(15);
     let at = if at > now { at } else { at + TimeDelta::days(1) };
-    client.advance((at - now).num_seconds()).await?;
+    // A second more: the clock has passed the hour then, whatever fraction it had.
+    client.advance((at - now).num_seconds() + 1).await?;
     Ok(())
 }
 

@@ -412,8 +412,8 @@ async fn the_other_functions_name_the_field_that_is_wrong() -> anyhow::Result<()
     bad(As::User, "orders", &cancel, "/reason", &["5", "{}", r#""a\u0000b""#, r#""\u202egpj""#]);
     bad(As::User, "orders", &cancel, "/reason", &[&format!("\"{}\"", "字".repeat(101))]);
 
-    bad(As::User, "orders", &list, "/userId", &["5", "\"u-demo\"", "{}"]);
-    bad(As::User, "orders", &list, "/refundState", &["5", "\"applied\"", "\"nope\"", "{}"]);
+    bad(As::User, "orders", &list, "/userId", &["5", "{}"]);
+    bad(As::User, "orders", &list, "/refundState", &["5", "\"nope\"", "{}"]);
     let confirm = json!({ "action": "confirmReceipt", "orderId": order });
     bad(As::User, "orders", &confirm, "/orderId", &ids);
     let place = json!({ "name": "张三", "phone": "13800138000", "detail": "文三路 1 号" });

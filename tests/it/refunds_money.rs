@@ -309,6 +309,18 @@ async fn freight_comes_back_with_the_last_pieces_unless_it_was_used() -> anyhow:
     ship(&world, &shipped).await?.ok();
     let kept = refunded(&world, &token, &shipped, json!({})).await?;
     assert_eq!((&kept["freightAmount"], &kept["amount"]), (&json!(0), &json!(269.7)));
+    // Asked for last and given first, it does not bring the freight of what may still be withdrawn.
+    let mut event = order_of("p-rice", 3);
+    event["paymentMethod"] = json!("wechat");
+    let id = paid(&world, &token, event).await?;
+    let first = applied(&world, &token, &id, json!({ "items": item(1, 2) })).await?;
+    let second = applied(&world, &token, &id, json!({})).await?;
+    let early = shop(&world, "approve", &second, json!({})).await?;
+    assert_eq!((&early.ok()["refund"]["freightAmount"], &early.body["refund"]["amount"]), (&json!(0), &json!(89.9)));
+    let withdraw = json!({ "action": "withdraw", "refundId": first });
+    world.client.call("refunds", &token, withdraw).await?.ok();
+    let rest = refunded(&world, &token, &id, json!({})).await?;
+    assert_eq!((&rest["freightAmount"], &rest["amount"]), (&json!(18), &json!(197.8)));
     world.finish().await
 }
 

@@ -376,7 +376,7 @@ async fn a_coupon_makes_no_move_that_is_not_declared() -> anyhow::Result<()> {
                         Event::Lock => tx.lock_user_coupon(coupon, user, order, now).await,
                         Event::Use => tx.use_user_coupon(coupon, order, now).await.and_then(held),
                         Event::Release => tx.release_user_coupon(coupon, order).await.and_then(held),
-                        Event::Return => tx.return_user_coupon(coupon, order).await,
+                        Event::Return => tx.return_user_coupon(coupon, order).await.and_then(held),
                         Event::Count | Event::Expire => Ok(()),
                     }
                 })

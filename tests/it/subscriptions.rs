@@ -19,7 +19,7 @@ async fn answers_are_counted_once_and_unknown_templates_are_named() -> anyhow::R
     let c = &world.client;
     let token = c.login("subscriber").await?;
     let status = c.call("subscriptions", &token, json!({ "action": "status" })).await?;
-    assert_eq!(status.ok()["templates"].as_array().unwrap().len(), 6);
+    assert_eq!(status.ok()["templates"].as_array().unwrap().len(), 7);
     assert_eq!(of(&status.body, "local-assignment")["choice"], Value::Null);
     assert_eq!(of(&status.body, "local-assignment")["available"], 0);
     assert_eq!(of(&status.body, "local-lottery-result")["available"], Value::Null);

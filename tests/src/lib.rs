@@ -9,7 +9,7 @@
 pub mod post;
 pub mod probe;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -27,9 +27,19 @@ use tokio::net::TcpListener;
 static SERVER: OnceLock<Mongod> = OnceLock::new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
+/// Kilobytes in memory that the shared server's files may need.
+const MEMORY_KB: u64 = 4 << 20;
+
+/// A folder in memory, where there is one with room: most of the tests' time is otherwise the disk's.
+fn memory() -> Option<PathBuf> {
+    let df = std::process::Command::new("df").args(["-Pk", "/dev/shm"]).output().ok()?;
+    let free = String::from_utf8_lossy(&df.stdout).lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()?;
+    (free >= MEMORY_KB).then(|| PathBuf::from("/dev/shm"))
+}
+
 /// Where a test's database server keeps its files; removed by the next run if this one is killed.
-fn scratch(name: &str) -> anyhow::Result<PathBuf> {
-    let root = std::env::temp_dir().join("jinlu-it");
+fn scratch(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let root = root.join("jinlu-it");
     std::fs::create_dir_all(&root)?;
     for entry in std::fs::read_dir(&root)?.flatten() {
         let pid = entry.file_name().to_string_lossy().split('-').next().and_then(|p| p.parse::<u32>().ok());
@@ -44,9 +54,13 @@ fn scratch(name: &str) -> anyhow::Result<PathBuf> {
 
 /// Starts a database server of this test's own, for tests that kill it.
 pub fn own_mongod(name: &str) -> anyhow::Result<Mongod> {
+    start_mongod(&std::env::temp_dir(), name)
+}
+
+fn start_mongod(root: &Path, name: &str) -> anyhow::Result<Mongod> {
     let cache = mongod::default_cache_dir(std::env::home_dir().as_deref());
     let binary = mongod::find_or_provision(&cache, &mut |line| eprintln!("{line}"))?;
-    let mut options = Options::new(binary, scratch(name)?);
+    let mut options = Options::new(binary, scratch(root, name)?);
     options.testing = true;
     Mongod::start(options)
 }
@@ -60,7 +74,7 @@ pub async fn mongod_uri() -> anyhow::Result<String> {
         static STARTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
         let _guard = STARTING.lock().map_err(|_| anyhow::anyhow!("another test could not start mongod"))?;
         if SERVER.get().is_none() {
-            let server = own_mongod("shared")?;
+            let server = start_mongod(&memory().unwrap_or_else(std::env::temp_dir), "shared")?;
             SERVER.set(server).ok();
         }
         SERVER.get().map(Mongod::uri).ok_or_else(|| anyhow::anyhow!("no mongod"))

@@ -326,7 +326,7 @@ async fn add(ctx: &Context, input: Input) -> Result<Reply, Failure> {
     review.status = Review::after(check, review.is_pictured());
     review.stats_due = review.status == ReviewStatus::Published;
     let message =
-        if status == ReviewStatus::Published { "评价已发表" } else { "评价已提交，审核后展示" };
+        if review.status == ReviewStatus::Published { "评价已发表" } else { "评价已提交，审核后展示" };
     let done = ctx
         .store()
         .once(key.as_ref(), ctx.now, |tx, _| {

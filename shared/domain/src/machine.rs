@@ -240,6 +240,7 @@ pub mod refund {
         Applied, Reject => Rejected;
         Applied, Withdraw => Withdrawn;
         Returning, ShipBack => ShippedBack;
+        Returning, Receive => Approved;
         Returning, Reject => Rejected;
         Returning, Withdraw => Withdrawn;
         ShippedBack, Receive => Approved;

@@ -235,6 +235,26 @@ impl Plan {
         Share::sum(self.lines.iter().map(|l| &l.due).chain([&self.freight]))
     }
 
+    /// The plan as it is carried out after what was `given` back by others: freight and granted coins go with the last pieces that
+    /// are given back, since what was asked for may be withdrawn. Where less than was due was to be given, it stays less.
+    pub fn carried_out(&self, frozen: &Frozen, given: &Taken, freight: FreightReturn) -> Result<Self, Refusal> {
+        let lowered = self.given != self.due().map_err(broken)?;
+        let pieces: Vec<i64> = frozen
+            .lines
+            .iter()
+            .map(|line| self.lines.iter().find(|l| l.line_id == line.line_id).map_or(0, |l| l.quantity))
+            .collect();
+        let mut plan = self.clone();
+        (plan.freight, plan.coins_earned) = with_last(frozen, given, &pieces, freight).map_err(broken)?;
+        plan.given = plan.due().map_err(broken)?;
+        if !lowered {
+            return Ok(plan);
+        }
+        let most = plan.given.money().map_err(broken)?;
+        let wanted = self.given.money().map_err(broken)?;
+        plan.lower_to(wanted.min(most))
+    }
+
     /// Staff give less money than is due: `amount` is spread over prepaid money, balance and WeChat money in proportion, by
     /// largest remainder. Points, prepaid pieces and coins come back as they are due. More than is due is `INVALID_ARGUMENT`
     /// on `amount` with `details.max` in yuan.
@@ -331,26 +351,40 @@ pub fn plan(frozen: &Frozen, taken: &Taken, wanted: &[Wanted], freight: FreightR
         *asked = want.quantity;
     }
     let mut lines = Vec::new();
-    let (mut all_back, mut granting_back, mut granting) = (true, true, false);
-    for ((line, taken), quantity) in frozen.lines.iter().zip(&taken.lines).zip(asked) {
-        let back = taken.quantity.saturating_add(quantity) >= line.quantity;
-        all_back &= back;
-        granting_back &= back || !line.grants_coin;
-        granting |= line.grants_coin && quantity > 0;
-        if quantity > 0 {
-            let due = line_due(line, taken, quantity).map_err(broken)?;
-            lines.push(PlanLine { line_id: line.line_id.clone(), quantity, due });
+    for ((line, taken), quantity) in frozen.lines.iter().zip(&taken.lines).zip(&asked) {
+        if *quantity > 0 {
+            let due = line_due(line, taken, *quantity).map_err(broken)?;
+            lines.push(PlanLine { line_id: line.line_id.clone(), quantity: *quantity, due });
         }
     }
-    let freight = match freight {
-        FreightReturn::WithLastPieces if all_back => frozen.freight.checked_sub(&taken.freight).map_err(broken)?,
-        FreightReturn::WithLastPieces | FreightReturn::Keep => Share::default(),
-    };
-    let coins_earned =
-        if granting && granting_back { frozen.coins_earned.saturating_sub(taken.coins_earned).max(0) } else { 0 };
+    let (freight, coins_earned) = with_last(frozen, taken, &asked, freight).map_err(broken)?;
     let mut plan = Plan { lines, freight, given: Share::default(), coins_earned };
     plan.given = plan.due().map_err(broken)?;
     Ok(plan)
+}
+
+/// The freight and the granted coins that go with `pieces` of each line, after what was taken: all of them with the last pieces,
+/// or with the last ones that grant a coin.
+fn with_last(
+    frozen: &Frozen,
+    taken: &Taken,
+    pieces: &[i64],
+    freight: FreightReturn,
+) -> Result<(Share, i64), AmountError> {
+    let (mut all_back, mut granting_back, mut granting) = (true, true, false);
+    for ((line, taken), quantity) in frozen.lines.iter().zip(&taken.lines).zip(pieces) {
+        let back = taken.quantity.saturating_add(*quantity) >= line.quantity;
+        all_back &= back;
+        granting_back &= back || !line.grants_coin;
+        granting |= line.grants_coin && *quantity > 0;
+    }
+    let freight = match freight {
+        FreightReturn::WithLastPieces if all_back => frozen.freight.checked_sub(&taken.freight)?,
+        FreightReturn::WithLastPieces | FreightReturn::Keep => Share::default(),
+    };
+    let coins =
+        if granting && granting_back { frozen.coins_earned.saturating_sub(taken.coins_earned).max(0) } else { 0 };
+    Ok((freight, coins))
 }
 
 /// WeChat Pay takes refunds for so long after the payment.
@@ -454,6 +488,29 @@ mod tests {
         let refusal = plan(&frozen, &taken, &[wanted(0, 1)], FreightReturn::Keep).unwrap_err();
         assert_eq!(refusal.details["refundable"], 0);
         assert!(Wanted::rest(&frozen, &taken).is_empty());
+    }
+
+    #[test]
+    fn freight_and_coin_go_with_the_last_piece_that_is_given_back_whoever_asked_last() {
+        let frozen = frozen();
+        let by = FreightReturn::WithLastPieces;
+        let first = plan(&frozen, &Taken::nothing(&frozen), &[wanted(0, 2)], by).unwrap();
+        let second = plan(&frozen, &Taken::by(&frozen, [&first]).unwrap(), &[wanted(0, 1)], by).unwrap();
+        assert_eq!((second.freight.amount, second.coins_earned), (fen(600), 1), "as it is asked for");
+        // The second is given back while the first may still be withdrawn.
+        let early = second.carried_out(&frozen, &Taken::nothing(&frozen), by).unwrap();
+        assert_eq!((early.freight, early.coins_earned, early.given.payment_amount), (Share::default(), 0, Fen::ZERO));
+        let given = Taken::by(&frozen, [&early]).unwrap();
+        let late = first.carried_out(&frozen, &given, by).unwrap();
+        assert_eq!((late.freight.amount, late.coins_earned), (fen(600), 1));
+        let all = Taken::by(&frozen, [&early, &late]).unwrap();
+        assert_eq!((all.freight, all.coins_earned), (frozen.freight, 1));
+        assert!(all.is_within(&frozen));
+        // What was lowered stays lowered, and is never raised.
+        let lowered = second.lower_to(fen(200)).unwrap().carried_out(&frozen, &Taken::nothing(&frozen), by).unwrap();
+        assert_eq!(lowered.given.money().unwrap(), Fen::ZERO);
+        let lowered = first.lower_to(fen(200)).unwrap().carried_out(&frozen, &given, by).unwrap();
+        assert_eq!(lowered.given.money().unwrap(), fen(200));
     }
 
     #[test]

@@ -132,9 +132,13 @@ impl Batch<'_> {
                 let code = failure.code();
                 let outcome = Outcome { code: Some(code.as_str().to_owned()), ..plain(false, None) };
                 match failure {
-                    Failure::Refused(refusal) => {
-                        Outcome { message: Some(refusal.message.into_owned()), details: refusal.details, ..outcome }
-                    }
+                    Failure::Refused(refusal) => Outcome {
+                        message: Some(refusal.message.into_owned()),
+                        details: refusal.details,
+                        // Others were faster too often.
+                        retryable: code == Code::Conflict,
+                        ..outcome
+                    },
                     other => {
                         tracing::warn!(order = %order_id, error = %other, "an order of a batch failed");
                         Outcome { message: Some(code.message().to_owned()), retryable: true, ..outcome }

@@ -334,7 +334,7 @@ pub async fn book_close(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Resul
     Ok(())
 }
 
-fn not_held(coupon: &UserCouponId, order: &OrderId) {
+pub(crate) fn not_held(coupon: &UserCouponId, order: &OrderId) {
     let (coupon, order) = (coupon.as_str(), order.as_str());
     tracing::error!(coupon, order, "INVARIANT_COUPON the order does not hold its coupon; see `jinlu audit`");
 }

@@ -613,16 +613,14 @@ impl Tx {
         self.move_user_coupon(id, State::Locked, order, change).await
     }
 
-    /// `used → unused` when the paid order was refunded as a whole; once per order. Its window is not prolonged.
-    pub async fn return_user_coupon(&mut self, id: &UserCouponId, order: &OrderId) -> Result<(), Error> {
+    /// `used → unused` when the paid order was refunded as a whole; once per order; false if the order did not use it. Its window is
+    /// not prolonged.
+    pub async fn return_user_coupon(&mut self, id: &UserCouponId, order: &OrderId) -> Result<bool, Error> {
         let change = doc! {
             "$set": { "status": State::Unused.as_str() }, "$push": { "returnedFrom": order.as_str() },
             "$unset": { "orderId": "", "lockedAt": "", "usedAt": "" },
         };
-        if self.move_user_coupon(id, State::Used, order, change).await? {
-            return Ok(());
-        }
-        Err(Error::Invariant(format!("the coupon {id} is not used by its order {order}")))
+        self.move_user_coupon(id, State::Used, order, change).await
     }
 
     async fn move_user_coupon(

@@ -269,8 +269,11 @@ async fn coupon_back(tx: &mut Tx, case: &Case, refund: &Refund, rules: &ShopRule
     if !Wanted::rest(&case.frozen, &taken).is_empty() {
         return Ok(false);
     }
-    tx.return_user_coupon(coupon, &order.id).await?;
-    Ok(true)
+    let returned = tx.return_user_coupon(coupon, &order.id).await?;
+    if !returned {
+        settle::not_held(coupon, &order.id);
+    }
+    Ok(returned)
 }
 
 fn stock_records(refund: &Refund, entry_id: &str, now: DateTime<Utc>) -> Vec<StockRecord> {

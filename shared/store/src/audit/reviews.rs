@@ -121,7 +121,7 @@ fn review_off(review: &Review, order: Option<&Order>, check: Option<&OutboxItem>
     let fits = match review.status {
         _ if by_staff => true,
         ReviewStatus::Removed => true,
-        status => status == Review::after(review.check, &review.images),
+        status => status == Review::after(review.check, review.is_pictured()),
     };
     if !fits {
         off.push("the review is shown or not, other than what was found says");
