@@ -1,10 +1,10 @@
 //! `logistics`: where the parcels of orders are, for their buyers and for staff.
 
-use domain::{Code, Failure, OrderId, Refusal};
+use domain::{Code, Failure, Refusal};
 use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shop::members::active_member;
+use shop::members::{self, active_member};
 use shop::parcels::{self, Known, NOT_CONFIGURED, PHONE_NEEDED, ParcelView, Waybill};
 use shop::views::ShippingView;
 use store::orders::{Order, Shipping};
@@ -116,16 +116,8 @@ fn is_shop(caller: &Caller) -> bool {
 
 /// The order, if the caller may see it.
 async fn visible_order(ctx: &Context, id: Option<&str>) -> Result<Order, Failure> {
-    let id = id.ok_or_else(|| Refusal::invalid("orderId", "请指定 orderId"))?;
-    let id = OrderId::parse(id).map_err(|_| Refusal::invalid("orderId", "orderId 格式不正确"))?;
-    let order = ctx.store().order(&id).await?.ok_or(Code::OrderNotFound)?;
-    if !is_shop(&ctx.caller) {
-        let member = active_member(ctx.store(), &ctx.caller.acting_open_id(None)?, Code::Unauthenticated).await?;
-        if order.user_id != member.id {
-            return Err(Code::Forbidden.into());
-        }
-    }
-    Ok(order)
+    let owner = if is_shop(&ctx.caller) { None } else { Some(ctx.caller.acting_open_id(None)?) };
+    members::visible_order(ctx.store(), id, owner.as_ref()).await
 }
 
 async fn query_order(ctx: &Context, input: &Input) -> Result<Reply, Failure> {

@@ -12,7 +12,7 @@ use shop::adjust::{Change, Changing, change_order};
 use shop::after_sale::view::RefundView;
 use shop::batch::complete_order;
 use shop::close::{Closed, close_order};
-use shop::members::active_member;
+use shop::members::{self, active_member};
 use shop::views::{ExceptionView, NoteView, OrderView, PaymentView, PriceChangeView};
 use store::orders::{Order, OrderFilter};
 use store::page::PageRequest;
@@ -217,20 +217,11 @@ fn user_id(id: &str) -> Result<UserId, Refusal> {
     UserId::parse(id).map_err(|_| Refusal::invalid("userId", "userId 格式不正确"))
 }
 
-fn order_id(id: Option<&str>) -> Result<OrderId, Refusal> {
-    let id = id.ok_or_else(|| Refusal::invalid("orderId", "请指定 orderId"))?;
-    OrderId::parse(id).map_err(|_| Refusal::invalid("orderId", "orderId 格式不正确"))
-}
-
 /// The order, if the caller may see it.
 async fn visible_order(ctx: &Context, id: Option<&str>) -> Result<Order, Failure> {
-    let id = order_id(id)?;
-    let order = ctx.store().order(&id).await?.ok_or(Code::OrderNotFound)?;
-    if !matches!(ctx.caller, Caller::Staff { .. }) {
-        let member = active_member(ctx.store(), &ctx.caller.acting_open_id(None)?, Code::Unauthenticated).await?;
-        if order.user_id != member.id {
-            return Err(Code::Forbidden.into());
-        }
-    }
-    Ok(order)
+    let owner = match ctx.caller {
+        Caller::Staff { .. } => None,
+        _ => Some(ctx.caller.acting_open_id(None)?),
+    };
+    members::visible_order(ctx.store(), id, owner.as_ref()).await
 }

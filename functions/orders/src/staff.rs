@@ -6,12 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shop::adjust::Change;
 use shop::batch::{Batch, Job, ORDERS_MAX, Step};
+use shop::members::order_id;
 use shop::shipping::{self, Parcel};
 use shop::views::{NoteView, ShippingView, iso};
 use store::book::{Entry, Posting};
 use store::orders::{NOTES_MAX, Note};
 
-use crate::{Input, change_by, order_id};
+use crate::{Input, change_by};
 
 /// One order of `shipBatch`.
 #[derive(Deserialize, JsonSchema)]

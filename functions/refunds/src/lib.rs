@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use domain::machine::refund::State;
 use domain::refund::Wanted;
-use domain::{Code, Failure, Fen, OrderId, Refusal, UserId, Yuan, text};
+use domain::{Code, Failure, Fen, Refusal, UserId, Yuan, text};
 use edge::{Accept, Caller, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shop::after_sale::view::RefundView;
 use shop::after_sale::{self, Actor, Apply, Done};
-use shop::members::active_member;
+use shop::members::{active_member, order_id};
 use store::page::PageRequest;
 use store::refunds::{Refund, RefundFilter, RefundType};
 use store::{Error, Tx};
@@ -116,15 +116,12 @@ struct Who {
 
 impl Who {
     async fn of(ctx: &Context) -> Result<Self, Failure> {
-        Ok(match &ctx.caller {
-            Caller::Staff { id, .. } => Self { by: format!("staff:{id}"), user: None },
-            Caller::Service { key_id, .. } => Self { by: format!("service:{key_id}"), user: None },
-            caller => {
-                let open_id = caller.acting_open_id(None)?;
-                let member = active_member(ctx.store(), &open_id, Code::Unauthenticated).await?;
-                Self { by: "user".to_owned(), user: Some(member.id) }
-            }
-        })
+        if let Ok(by) = ctx.caller.operator() {
+            return Ok(Self { by, user: None });
+        }
+        let open_id = ctx.caller.acting_open_id(None)?;
+        let member = active_member(ctx.store(), &open_id, Code::Unauthenticated).await?;
+        Ok(Self { by: "user".to_owned(), user: Some(member.id) })
     }
 
     fn actor(&self) -> Actor<'_> {
@@ -164,7 +161,7 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
 
 async fn list(ctx: &Context, who: &Who, input: Input) -> Result<Reply, Failure> {
     let request = PageRequest::parse(input.limit, input.after.as_deref())?;
-    let order = input.order_id.as_deref().map(order_id).transpose()?;
+    let order = input.order_id.as_deref().map(|id| order_id(Some(id))).transpose()?;
     if let (Some(order), Some(user)) = (&order, &who.user) {
         let order = ctx.store().order(order).await?.ok_or(Code::OrderNotFound)?;
         if order.user_id != *user {
@@ -207,7 +204,7 @@ fn parse(input: Input) -> Result<Command, Refusal> {
         Action::Settle => Command::Settle { id: id()?, remark: needed("remark", &input.remark, 200)? },
         Action::List | Action::Get => return Err(Refusal::invalid("action", "不是一个命令")),
         Action::Apply => Command::Apply(Apply {
-            order: order_id(input.order_id.as_deref().unwrap_or_default())?,
+            order: order_id(input.order_id.as_deref())?,
             refund_type: input.refund_type.unwrap_or(RefundType::RefundOnly),
             amount: input.amount.map(|a| a.0),
             reason: needed("reason", &input.reason, 100)?,
@@ -253,13 +250,6 @@ async fn run(ctx: &Context, tx: &mut Tx, who: &Who, command: &Command) -> Result
         Command::Retry { id } => after_sale::retry(tx, by, id, now).await,
         Command::Settle { id, remark } => after_sale::settle(tx, by, id, remark, now).await,
     }
-}
-
-fn order_id(text: &str) -> Result<OrderId, Refusal> {
-    if text.is_empty() {
-        return Err(Refusal::invalid("orderId", "请指定 orderId"));
-    }
-    OrderId::parse(text).map_err(|_| Refusal::invalid("orderId", "orderId 格式不正确"))
 }
 
 fn refund_id(input: &Input) -> Result<String, Refusal> {

@@ -1,8 +1,9 @@
 //! Who a caller is to the shop.
 
-use domain::{Code, Failure, OpenId, Refusal};
+use domain::{Code, Failure, OpenId, OrderId, Refusal};
 use store::Store;
 use store::members::Member;
+use store::orders::Order;
 
 /// The member with this openid; `USER_BLOCKED` if the shop has blocked them, `unknown` if they never signed in.
 ///
@@ -25,6 +26,23 @@ pub fn mobile_phone(field: &str, text: &str) -> Result<String, Refusal> {
     } else {
         Err(Refusal::invalid(field, "请填写正确的手机号"))
     }
+}
+
+/// An order's id as it came in. `INVALID_ARGUMENT` on `orderId`
+pub fn order_id(id: Option<&str>) -> Result<OrderId, Refusal> {
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| Refusal::invalid("orderId", "请指定 orderId"))?;
+    OrderId::parse(id).map_err(|_| Refusal::invalid("orderId", "orderId 格式不正确"))
+}
+
+/// The order, if `owner` bought it; without one the shop itself looks. `ORDER_NOT_FOUND`, `FORBIDDEN`
+pub async fn visible_order(store: &Store, id: Option<&str>, owner: Option<&OpenId>) -> Result<Order, Failure> {
+    let order = store.order(&order_id(id)?).await?.ok_or(Code::OrderNotFound)?;
+    if let Some(owner) = owner
+        && order.user_id != active_member(store, owner, Code::Unauthenticated).await?.id
+    {
+        return Err(Code::Forbidden.into());
+    }
+    Ok(order)
 }
 
 #[cfg(test)]
