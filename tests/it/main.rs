@@ -50,6 +50,7 @@ mod notify;
 mod notify_faults;
 mod orders_more;
 mod outage;
+mod owed;
 mod parcels;
 mod parcels_faults;
 mod peers;

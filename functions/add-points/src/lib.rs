@@ -4,8 +4,10 @@ use domain::{Code, Failure, OpenId, OrderId, Points, Refusal, UserId, text};
 use edge::{Accept, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shop::owed;
 use store::book::{self, Entry};
 use store::members::{Member, PointsLog};
+use store::{Error, Tx};
 
 pub fn function() -> Function {
     Function::new("addPoints", handle)
@@ -39,7 +41,7 @@ struct Input {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Output {
-    /// After the change.
+    /// After the change, and after what the member owed was taken.
     points: i64,
     change: i64,
     log_id: String,
@@ -84,7 +86,7 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
             Box::pin(async move {
                 if let Some(earlier) = tx.points_log(id).await? {
                     return if earlier.change == change {
-                        Ok((output(&earlier), true))
+                        Ok((output(tx, &earlier).await?, true))
                     } else {
                         Err(Code::Conflict.into())
                     };
@@ -92,7 +94,8 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
                 let after = tx.post(entry).await?;
                 let row = log(after.get(&book::member_account(&member.id, "points")).copied().unwrap_or(0));
                 tx.insert_points_log(&row).await?;
-                Ok((output(&row), false))
+                owed::collect(tx, entry, &after, ctx.now).await?;
+                Ok((output(tx, &row).await?, false))
             })
         })
         .await?;
@@ -100,8 +103,10 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
     Ok(Reply::of(&output)?.with_replayed(done.replayed || repeated))
 }
 
-fn output(log: &PointsLog) -> Output {
-    Output { points: log.points, change: log.change, log_id: log.id.clone() }
+async fn output(tx: &mut Tx, log: &PointsLog) -> Result<Output, Error> {
+    let repaid = tx.points_log(&owed::points_key(&log.id)).await?;
+    let points = repaid.map_or(log.points, |repaid| repaid.points);
+    Ok(Output { points, change: log.change, log_id: log.id.clone() })
 }
 
 fn signed(points: i64, kind: Kind) -> Result<i64, Refusal> {

@@ -35,6 +35,8 @@ struct Output {
     level: i64,
     /// Net spend that has not earned a point yet, in yuan.
     carry_amount: Yuan,
+    /// Points of refunded orders that were spent; the next points pay them.
+    owed: i64,
     logs: Logs,
 }
 
@@ -82,6 +84,7 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
         points: member.points.get(),
         level: member.level,
         carry_amount: Yuan(member.carry_fen),
+        owed: member.points_owed,
         logs: Logs { data: logs.data, next_cursor: logs.next_cursor },
     })
 }

@@ -11,6 +11,8 @@ use store::coins::{ASSET, CoinLot, CoinRecord, CoinRecordType, CoinSource};
 use store::orders::Order;
 use store::{Error, Store, Tx, crashpoint};
 
+use crate::owed;
+
 /// Coins about to be granted.
 #[derive(Clone, Debug)]
 pub struct NewLot<'a> {
@@ -38,8 +40,9 @@ pub fn revoke_key(order: &OrderId) -> String {
     format!("order:{order}:coin-revoke")
 }
 
-/// Grants a lot with an entry and a statement row of its own. A second grant of the same lot is a `Duplicate`.
-pub async fn grant(tx: &mut Tx, lot: NewLot<'_>, now: DateTime<Utc>) -> Result<(), Error> {
+/// Grants a lot with an entry, which is returned, and a statement row of its own. A second grant of the same lot is a
+/// `Duplicate`. What the member owes is the caller's to collect.
+pub async fn grant(tx: &mut Tx, lot: NewLot<'_>, now: DateTime<Utc>) -> Result<Entry, Error> {
     let entry = Entry::new(grant_key(&lot.id), now).user(lot.user).transfer(
         ASSET,
         book::COINS_ISSUED,
@@ -48,7 +51,7 @@ pub async fn grant(tx: &mut Tx, lot: NewLot<'_>, now: DateTime<Utc>) -> Result<(
     );
     open(tx, &lot, &entry.id, None, now).await?;
     tx.post(&entry).await?;
-    Ok(())
+    Ok(entry)
 }
 
 /// Inserts the empty lot that `entry_id` is about to fill, and its statement row.
@@ -80,7 +83,7 @@ async fn open(
     tx.insert_coin_records(&[row]).await
 }
 
-fn record(
+pub(crate) fn record(
     user: &UserId,
     lot_id: &str,
     record_type: CoinRecordType,
@@ -161,7 +164,7 @@ pub async fn spend(tx: &mut Tx, order: &Order, entry_id: &str, now: DateTime<Utc
 /// Writes the statement rows of coins that a reversal puts back into their lots.
 pub(crate) async fn log_return(tx: &mut Tx, order: &Order, entry: &Entry, now: DateTime<Utc>) -> Result<(), Error> {
     let back = entry.postings.iter().filter_map(|p| {
-        let lot = p.account.strip_prefix("activityCoinLots/")?.strip_suffix("#remaining")?;
+        let lot = CoinLot::id_of(&p.account)?;
         Some(record(&order.user_id, lot, CoinRecordType::Return, p.amount, &entry.id, Some(&order.id), now))
     });
     let rows: Vec<CoinRecord> = back.collect();
@@ -201,15 +204,15 @@ pub async fn account(store: &Store, user: &UserId, now: DateTime<Utc>) -> Result
 pub struct TakenBack {
     /// Coins that left the lot.
     pub revoked: i64,
-    /// Coins that were spent and are owed now.
+    /// Coins that were spent, or paid what was owed before, and are owed now.
     pub owed: i64,
 }
 
 /// Takes back the coin that a refunded order granted, once per order: what its lot still holds leaves it, what was spent is
-/// recorded as owed. A coin that expired, written off or not, did its owner no good and is not owed. `None` if it was done
-/// before, or the order granted nothing.
+/// recorded as owed, and so is what paid older debts. A coin that expired, written off or not, did its owner no good and is not
+/// owed. `None` if it was done before, or the order granted nothing.
 ///
-/// A points-mall order that is cancelled later gives the spent coin back into the lot; what is owed stays owed.
+/// What is owed is taken from the member's other coins at once, as far as there are any, and from the next ones else.
 pub async fn take_back(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Result<Option<TakenBack>, Error> {
     let key = revoke_key(&order.id);
     if tx.entry(&key).await?.is_some() {
@@ -217,7 +220,7 @@ pub async fn take_back(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Result
     }
     let Some(lot) = tx.coin_lot(&order_lot(&order.id)).await? else { return Ok(None) };
     let revoked = if domain::coins::spendable(lot.expires_at, now) { lot.remaining } else { 0 };
-    let taken = TakenBack { revoked, owed: lot.spent() };
+    let taken = TakenBack { revoked, owed: lot.spent().saturating_add(lot.revoked) };
     let entry = Entry::new(key, now)
         .user(&lot.user_id)
         .order(&order.id)
@@ -226,7 +229,7 @@ pub async fn take_back(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Result
     if taken.owed > 0 {
         tx.open_coins_owed(&lot.user_id).await?;
     }
-    tx.post(&entry).await?;
+    let after = tx.post(&entry).await?;
     crashpoint("revoke.inside").await;
     if taken.revoked > 0 {
         tx.count_revoked(&lot.id, taken.revoked).await?;
@@ -234,5 +237,7 @@ pub async fn take_back(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Result
         let row = record(&lot.user_id, &lot.id, CoinRecordType::Revoke, change, &entry.id, Some(&order.id), now);
         tx.insert_coin_records(&[row]).await?;
     }
+    let owed = after.get(&book::member_account(&lot.user_id, "coinsOwed")).copied().unwrap_or(0);
+    owed::collect_coins(tx, &lot.user_id, owed, &entry, now).await?;
     Ok(Some(taken))
 }

@@ -21,6 +21,7 @@ pub mod mall;
 pub mod members;
 pub mod messages;
 pub mod offers;
+pub mod owed;
 pub mod parcels;
 pub mod pictures;
 pub mod place;

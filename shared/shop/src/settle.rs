@@ -15,7 +15,7 @@ use wechat::pay::Transaction;
 
 use crate::prepaid::{self, Tender};
 use crate::refunds::{self, RefundOrder};
-use crate::{coins, events};
+use crate::{coins, events, owed};
 
 /// What became of a report about a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,6 +228,7 @@ pub async fn book_effects(tx: &mut Tx, order: &Order, rules: &ShopRules, now: Da
     entry.postings.extend(coins::grant_for_order(tx, order, &entry.id, now).await?);
     let after = tx.post(&entry).await?;
     log_points(tx, order, &entry, "earn", "购物返积分", &after, now).await?;
+    owed::collect(tx, &entry, &after, now).await?;
     events::order_paid(tx, order, rules, now).await?;
     // What was paid stays paid, whatever somebody did to the coupon: its share of the price is frozen in the order.
     if let Some(coupon) = &order.user_coupon_id
@@ -301,6 +302,12 @@ pub async fn book_tender(
     if let Some(prepaid) = prepaid {
         entry.postings.extend(prepaid::tender(tx, prepaid, order.id.as_str(), &entry.id, now).await?);
     }
+    if order.coins_used > 0
+        && let Some(member) = tx.member(&order.user_id).await?
+    {
+        // A grant writes lots alone, so it may pass by a refund that has just noted what is owed.
+        owed::collect_coins(tx, &order.user_id, member.coins_owed, &entry, now).await?;
+    }
     entry.postings.extend(coins::spend(tx, order, &entry.id, now).await?);
     if entry.postings.is_empty() {
         return Ok(());
@@ -319,6 +326,7 @@ pub async fn book_close(tx: &mut Tx, order: &Order, now: DateTime<Utc>) -> Resul
         tx.mark_deductions_restored(&reason, order.id.as_str(), now).await?;
         log_points(tx, order, &reversal, "return", "订单关闭退回", &after, now).await?;
         coins::log_return(tx, order, &reversal, now).await?;
+        owed::collect(tx, &reversal, &after, now).await?;
         if reason == settle_key(&order.id) {
             tx.insert_stock_records(&stock_records(order, "in", &reversal.id, now)).await?;
         }

@@ -61,6 +61,11 @@ impl CoinLot {
         format!("activityCoinLots/{id}#remaining")
     }
 
+    /// The lot whose coins an account is.
+    pub fn id_of(account: &str) -> Option<&str> {
+        account.strip_prefix("activityCoinLots/")?.strip_suffix("#remaining")
+    }
+
     /// Coins that orders hold.
     pub fn spent(&self) -> i64 {
         self.granted.saturating_sub(self.remaining).saturating_sub(self.expired).saturating_sub(self.revoked)
@@ -237,6 +242,22 @@ impl Tx {
         let filter = doc! {
             "userId": user.as_str(), "expiresAt": { "$gt": date::bson(now) }, "remaining": { "$gt": 0i64 },
         };
+        self.lots(filter, limit).await
+    }
+
+    /// A member's lots that hold coins and can be spent at `now` or are among `lots`, the first to expire first; at most `limit`.
+    pub async fn lots_to_take_from(
+        &mut self,
+        user: &UserId,
+        lots: &[&str],
+        limit: i64,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<CoinLot>, Error> {
+        let any = vec![doc! { "expiresAt": { "$gt": date::bson(now) } }, doc! { "_id": { "$in": lots } }];
+        self.lots(doc! { "userId": user.as_str(), "remaining": { "$gt": 0i64 }, "$or": any }, limit).await
+    }
+
+    async fn lots(&mut self, filter: Document, limit: i64) -> Result<Vec<CoinLot>, Error> {
         let lots = self.collection::<CoinLot>("activityCoinLots");
         let find = lots.find(filter).sort(doc! { "expiresAt": 1, "_id": 1 }).limit(limit);
         let mut cursor = find.session(&mut self.session).await?;

@@ -194,6 +194,15 @@ impl Tx {
         self.find_by_id("member_user", id.as_str()).await
     }
 
+    /// Those of these members who owe coins.
+    pub async fn members_owing_coins(&mut self, ids: &[&UserId]) -> Result<Vec<Member>, Error> {
+        let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+        let owing = doc! { "_id": { "$in": ids }, "coinsOwed": { "$gt": 0i64 } };
+        let members = self.collection::<Member>("member_user");
+        let mut cursor = members.find(owing).session(&mut self.session).await?;
+        Ok(cursor.stream(&mut self.session).try_collect().await?)
+    }
+
     /// Makes sure that a member has the field of the points that they owe; members from before it lack it.
     pub async fn open_points_owed(&mut self, user: &UserId) -> Result<(), Error> {
         let missing = doc! { "_id": user.as_str(), "pointsOwed": { "$exists": false } };

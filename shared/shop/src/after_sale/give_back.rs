@@ -17,7 +17,7 @@ use store::{Error, Tx};
 use super::Case;
 use super::wechat::{KIND, SendRefund};
 use crate::events::{self, Refunded};
-use crate::{coins, settle};
+use crate::{coins, owed, settle};
 
 /// Gives back what is ours of an approved refund, orders WeChat's part, and moves the refund on.
 pub(super) async fn give_back(
@@ -61,6 +61,7 @@ pub(super) async fn give_back(
     let after = tx.post(&entry).await?;
     log_points(tx, refund, &entry, after.get(&member("points")), now).await?;
     coins::log_return(tx, order, &entry, now).await?;
+    owed::collect(tx, &entry, &after, now).await?;
     let granted = if refund.plan.coins_earned > 0 { coins::take_back(tx, order, now).await? } else { None };
     let granted = granted.unwrap_or_default();
     refund.given = Some(Given {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::day::clock_text;
 use domain::draw::{TicketId, Unused};
-use domain::{Event, Tells};
+use domain::{Event, Tells, UserId};
 use store::coins::CoinSource;
 use store::lottery::{ListKind, Round, Ticket};
 use store::qualifications::{Qualification, QualificationStatus, Via};
@@ -14,6 +14,7 @@ use store::{Error, Store, Tx, crashpoint};
 use crate::coins::{self, NewLot};
 use crate::events::reachable;
 use crate::messages::{Message, item, mass_item};
+use crate::owed;
 
 /// Rights per transaction.
 const GRANT: usize = 100;
@@ -99,6 +100,7 @@ async fn give(
         Via::WaitingList => (":promoted", "候补中签"),
     };
     let told = tells.of(Event::LotteryResult).is_some();
+    let mut granted = Vec::with_capacity(tickets.len());
     let mut rights = Vec::with_capacity(tickets.len());
     let mut messages = Vec::with_capacity(tickets.len());
     for (ticket, rank) in tickets.iter().zip(from..) {
@@ -111,7 +113,7 @@ async fn give(
             source: CoinSource::Win,
             source_id: &right.id,
         };
-        coins::grant(tx, lot, now).await?;
+        granted.push((&ticket.user_id, coins::grant(tx, lot, now).await?));
         if told {
             let message = message(round, ticket, result, Some(right.expire_time));
             let mut item = item(&format!("{}{suffix}", told_key(round, ticket)), &message, now)?;
@@ -119,6 +121,12 @@ async fn give(
             messages.push(item);
         }
         rights.push(right);
+    }
+    let winners: Vec<&UserId> = granted.iter().map(|(user, _)| *user).collect();
+    for member in tx.members_owing_coins(&winners).await? {
+        if let Some((_, entry)) = granted.iter().find(|(user, _)| **user == member.id) {
+            owed::collect_coins(tx, &member.id, member.coins_owed, entry, now).await?;
+        }
     }
     tx.insert_rights(&rights).await?;
     tx.enqueue_all(&messages).await?;

@@ -34,13 +34,13 @@ impl Audit<'_> {
         ];
         revokes.extend(lotless("lot"));
         let owed = vec![doc! { "$match": {
-            "_id": { "$not": { "$regex": "^(order:[0-9A-Z]+:coin-revoke$|opening:)" } },
+            "_id": { "$not": { "$regex": "^(order:[0-9A-Z]+:coin-revoke$|repay:.*:coins$|opening:)" } },
             "postings.account": { "$regex": "^member_user/.*#coinsOwed$" },
         } }];
         for (collection, pipeline, message) in [
             ("activityCoinRecords", lotless("lotId"), "a row belongs to no lot"),
             ("ledger", revokes, "takes back a coin that no order granted"),
-            ("ledger", owed, "changes owed coins and takes no coin back"),
+            ("ledger", owed, "changes owed coins and neither takes a coin back nor pays any"),
         ] {
             for id in self.ids_of(collection, pipeline).await? {
                 self.violation("coins", message, format!("{collection}/{id}"));
@@ -59,7 +59,7 @@ impl Audit<'_> {
         entries.extend(revokes.into_iter().filter(|e| !known.contains(&e.id)));
         let mut by_lot: HashMap<&str, Vec<&Entry>> = HashMap::new();
         for entry in &entries {
-            let on_lots: BTreeSet<&str> = entry.postings.iter().filter_map(|p| lot_of(&p.account)).collect();
+            let on_lots: BTreeSet<&str> = entry.postings.iter().filter_map(|p| CoinLot::id_of(&p.account)).collect();
             for lot in on_lots {
                 by_lot.entry(lot).or_default().push(entry);
             }
@@ -85,10 +85,6 @@ impl Audit<'_> {
     }
 }
 
-fn lot_of(account: &str) -> Option<&str> {
-    account.strip_prefix("activityCoinLots/")?.strip_suffix("#remaining")
-}
-
 fn revoke_key(lot: &CoinLot) -> String {
     format!("order:{}:coin-revoke", lot.source_id)
 }
@@ -111,11 +107,16 @@ fn kind_of(lot: &CoinLot, entry: &Entry) -> Result<Option<CoinRecordType>, ()> {
         Ok(Some(CoinRecordType::Return))
     } else if (1..=lot.sweeps).any(|n| id == expire_key(&lot.id, n)) {
         Ok(Some(CoinRecordType::Expire))
-    } else if lot.source == CoinSource::Order && id == revoke_key(lot) {
+    } else if (lot.source == CoinSource::Order && id == revoke_key(lot)) || repays(entry) {
         Ok(Some(CoinRecordType::Revoke))
     } else {
         Err(())
     }
+}
+
+/// Whether an entry pays what its member owed.
+fn repays(entry: &Entry) -> bool {
+    entry.id.starts_with("repay:")
 }
 
 /// Whether an entry gives back what is ours of a refund of its order.
@@ -174,7 +175,8 @@ fn lot_off(
         let in_time = match kind {
             CoinRecordType::Earn => entry.at == lot.granted_at,
             CoinRecordType::Spend => (lot.granted_at..lot.expires_at).contains(&entry.at),
-            CoinRecordType::Revoke => entry.at < lot.expires_at || amount == 0,
+            // What is owed is paid with coins that come back, too, even if their time is over.
+            CoinRecordType::Revoke => entry.at < lot.expires_at || amount == 0 || repays(entry),
             CoinRecordType::Expire => entry.at >= lot.expires_at,
             CoinRecordType::Return => true,
         };
@@ -229,8 +231,9 @@ fn lot_off(
         let owed_by = book::member_account(&lot.user_id, "coinsOwed");
         let owed = posted_on(revoke, &owed_by);
         let elsewhere = revoke.postings.iter().any(|p| p.account.ends_with("#coinsOwed") && p.account != owed_by);
-        if owed < 0 || owed > sum("spent") || elsewhere {
-            say("more is owed than was spent, or by somebody else");
+        let repaid = moves.iter().filter(|e| repays(e)).fold(0i64, |s, e| s.saturating_sub(posted_on(e, &account)));
+        if owed < 0 || owed > sum("spent").saturating_add(repaid) || elsewhere {
+            say("more is owed than was spent or paid with, or by somebody else");
         }
     }
     off

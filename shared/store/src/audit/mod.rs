@@ -6,6 +6,7 @@
 //! | `account-value` | a field account = the sum of its postings, counting reservations and releases that are under way |
 //! | `account-negative` | no field account is below zero |
 //! | `statement` | every statement row has its entry, and every entry its statement row |
+//! | `owed` | whoever owes points has none; what is owed is paid right when something comes in, and with no more than that |
 //! | `order-amounts` | an order's amounts and lines add up |
 //! | `order-price` | an order's amounts are those that its price proof gives when it is calculated again, before and after each change of its price |
 //! | `order-effects` | the book holds for each order exactly the entries that its state calls for, to the posting |
@@ -38,6 +39,7 @@ mod draws;
 mod events;
 mod identities;
 mod messages;
+mod owed;
 mod parcels;
 mod refunds;
 mod reviews;
@@ -164,6 +166,7 @@ impl Store {
             Audit { store: self, session, now, definitions: definitions()?, report: AuditReport::default() };
         audit.entries().await?;
         audit.accounts().await?;
+        audit.owed().await?;
         audit.statements().await?;
         audit.orders().await?;
         audit.stock().await?;
@@ -260,8 +263,13 @@ impl Audit<'_> {
             let batch: Batch<Entry> = self.batch("ledger", "entry-balance", after).await?;
             let reversed = batch.rows.iter().filter_map(|e| e.reverses.clone()).collect();
             let originals: Vec<Entry> = self.matching("ledger", "_id", reversed).await?;
+            let causes = batch.rows.iter().filter_map(owed::cause_of).map(str::to_owned).collect();
+            let causes: Vec<Entry> = self.matching("ledger", "_id", causes).await?;
             let mut owners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
             for entry in &batch.rows {
+                if let Some(message) = owed::repayment_off(entry, &causes) {
+                    self.violation(owed::NAME, message, format!("ledger/{}", entry.id));
+                }
                 for message in entry_faults(entry, &originals) {
                     self.violation("entry-balance", message, format!("ledger/{}", entry.id));
                 }

@@ -44,13 +44,13 @@ impl Audit<'_> {
             doc! { "$match": { "refunds": { "$size": 0i32 } } },
         ];
         let owed = vec![doc! { "$match": {
-            "_id": { "$not": { "$regex": "^(afterSale:.*:back$|opening:)" } },
+            "_id": { "$not": { "$regex": "^(afterSale:.*:back$|repay:.*:points$|opening:)" } },
             "postings.account": { "$regex": "^member_user/.*#pointsOwed$" },
         } }];
         for (collection, pipeline, message) in [
             ("refunds", orderless, "is of an order that is not there"),
             ("ledger", refundless, "is of a refund that is not there"),
-            ("ledger", owed, "changes owed points and is no refund"),
+            ("ledger", owed, "changes owed points and neither is a refund nor pays any"),
         ] {
             for id in self.ids_of(collection, pipeline).await? {
                 self.violation(NAME, message, format!("{collection}/{id}"));
