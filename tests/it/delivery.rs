@@ -506,6 +506,48 @@ async fn killed_at_any_step_nothing_is_sent_twice() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A message that nobody allowed ends with the order of the text in its place, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_a_refused_message_and_its_text_neither_is_there() -> anyhow::Result<()> {
+    use OutboxStatus::{Pending, Skipped, Unknown};
+    // Whether WeChat refuses it or the shop knows without asking, and what whoever comes next makes of the killed try.
+    for (asked, point, left, end, texts) in [
+        (false, "deliver.texted", Pending, Skipped, 1),
+        (true, "deliver.texted", Pending, Unknown, 0),
+        (true, "deliver.ended", Skipped, Skipped, 1),
+    ] {
+        let world = World::start().await?;
+        let post = Post::of(&world)?;
+        let staff = serde_json::json!({ "action": "upsert", "userId": "s-wang", "name": "王导购", "openId": "o-wang", "phone": "13700000009" });
+        let staff = world.client.call_service("staff", staff).await?;
+        assert_eq!(staff.ok()["active"], true);
+        if asked {
+            agreed(&post.store, "o-wang", NOTE_ID, 2, post.now()).await?;
+            fault(&world, FaultMode::Errcode, Some(43101), None);
+        }
+        post.enqueue(&[note("a", "o-wang", NOTE, post.now())?]).await?;
+        let mut process = Place::of(&world, 1)?.spawn(PROGRAM, Some(point))?;
+        reached(&mut process, point).await?;
+        let text = async || post.store.outbox_item("message:a:sms").await;
+        assert_eq!(post.item("a").await?.status, left, "{point}");
+        assert_eq!(text().await?.is_some(), left == Skipped, "{point}");
+        process.kill();
+        // The server gives the killed transaction up.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        world.client.advance(121).await?;
+        while post.item("a").await?.status == Pending {
+            anyhow::ensure!(tokio::time::Instant::now() < deadline, "{point}: the message hangs");
+            post.run().await.ok();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(post.item("a").await?.status, end, "{point} {asked}");
+        assert_eq!(i32::from(text().await?.is_some()), texts, "{point} {asked}");
+        assert!(arrived(&world).is_empty());
+        world.finish().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_wakes_up_too_late_writes_nothing() -> anyhow::Result<()> {
     let world = World::start().await?;

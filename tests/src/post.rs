@@ -158,7 +158,7 @@ impl Post {
             open: Some(&self.client),
             sms: None,
             kuaidi100: None,
-            text_template: None,
+            text_template: Some(edge::config::local::SMS_ASSIGNMENT_TEMPLATE_ID),
             templates: &self.templates,
             tells: &self.tells,
             clock: &*self.clock,

@@ -350,30 +350,29 @@ async fn text(
     Ok(Some(item))
 }
 
-/// Tells by text what a message could not tell, because WeChat says that the person has not subscribed; in the transaction that
-/// ends the message. False if it is not about assignments, or there is nobody to send a text to.
+/// Orders a text of what a message could not tell, because WeChat says that the person has not subscribed; in the transaction that
+/// ends the message. None if it is not about assignments, or there is nobody to send a text to.
 pub async fn text_instead(
     tx: &mut Tx,
     message_id: &str,
     message: &Message,
     text_template: &str,
     now: DateTime<Utc>,
-) -> Result<bool, Error> {
+) -> Result<(), Error> {
     if message.template != TEMPLATE {
-        return Ok(false);
+        return Ok(());
     }
     let id = format!("{message_id}{TEXT_SUFFIX}");
     if !tx.progress(std::slice::from_ref(&id)).await?.is_empty() {
-        return Ok(false);
+        return Ok(());
     }
     let found = tx.staff_among(&[], &[message.open_id.as_str()]).await?;
-    let Some(member) = found.first() else { return Ok(false) };
+    let Some(member) = found.first() else { return Ok(()) };
     let customers = message.customer_ids.clone();
     let Some(item) = text(tx, &id, text_template, member, &message.values, customers, now).await? else {
-        return Ok(false);
+        return Ok(());
     };
-    tx.enqueue(&item).await?;
-    Ok(true)
+    tx.enqueue(&item).await
 }
 
 fn customer_ids(items: &[&Assigned]) -> Vec<String> {

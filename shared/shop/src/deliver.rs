@@ -75,6 +75,9 @@ pub struct Delivered {
     pub dead: u64,
 }
 
+/// A message, and the template of the text that takes its place.
+type InsteadOf<'a> = (&'a Message, &'a str);
+
 /// What became of a claimed item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Settled {
@@ -679,7 +682,7 @@ impl Deliverer<'_> {
         };
         tracing::warn!(kind = item.kind, reason, text, "not delivered");
         let begun = OutboxItem { attempts: item.attempts.saturating_add(1), ..item.clone() };
-        Ok(if self.write(&begun, &end, now).await? { Settled::Retried } else { Settled::Lost })
+        Ok(if self.write(&begun, &end, None, now).await? { Settled::Retried } else { Settled::Lost })
     }
 
     async fn put_back(
@@ -709,10 +712,12 @@ impl Deliverer<'_> {
             why: why.map(|why| (why.reason, why.text.as_str())),
             held: verdict.held,
         };
-        if verdict.settled == Settled::Skipped && why.is_some_and(|why| why.reason == NO_SUBSCRIPTION) {
-            self.text_instead(item, now).await;
-        }
-        let ours = self.write(item, &end, now).await;
+        let refused = verdict.settled == Settled::Skipped && why.is_some_and(|why| why.reason == NO_SUBSCRIPTION);
+        let message = payload::<Message>(item).ok().filter(|_| refused);
+        let ours = match message.as_ref().zip(self.text_template) {
+            Some(text) => self.write_with_text(item, &end, text, now).await,
+            None => self.write(item, &end, None, now).await,
+        };
         if let Some(rests_until) = verdict.rests_until {
             self.pause(&item.kind, why.map_or("", |why| why.reason), rests_until).await;
         }
@@ -735,24 +740,34 @@ impl Deliverer<'_> {
         }
     }
 
-    /// Before the message ends, so that whoever dies in between leaves a text behind and not silence. Where there can be none the
-    /// message ends all the same, for what WeChat said about it is certain.
-    async fn text_instead(&self, item: &OutboxItem, now: DateTime<Utc>) {
-        let (Some(template), Ok(message)) = (self.text_template, payload::<Message>(item)) else { return };
-        let message = &message;
-        let plan =
-            self.store.transaction(|tx, _| Box::pin(assignments::text_instead(tx, &item.id, message, template, now)));
-        match plan.await {
-            Ok(_) => {}
-            Err(error) if error.is_duplicate_of("outbox") => {}
-            Err(error) => tracing::error!(error = error.to_string(), "no text could be planned in a message's place"),
+    /// Ends a message that the user does not allow together with the order of a text in its place, so that whoever dies in between
+    /// leaves neither. Where there can be no text the message ends all the same, for what WeChat said about it is certain.
+    async fn write_with_text(
+        &self,
+        item: &OutboxItem,
+        end: &End<'_>,
+        text: InsteadOf<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Error> {
+        match self.write(item, end, Some(text), now).await {
+            Err(error) if !error.is_unavailable() => {
+                tracing::error!(error = error.to_string(), "no text could be planned in a message's place");
+                self.write(item, end, None, now).await
+            }
+            done => done,
         }
     }
 
     /// The result of an exchange is worth some effort: without it the outcome is unknown.
-    async fn write(&self, item: &OutboxItem, end: &End<'_>, now: DateTime<Utc>) -> Result<bool, Error> {
+    async fn write(
+        &self,
+        item: &OutboxItem,
+        end: &End<'_>,
+        text: Option<InsteadOf<'_>>,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Error> {
         for attempt in 1..=WRITES {
-            match self.store.outbox_end(item, end, now).await {
+            match self.write_once(item, end, text, now).await {
                 Err(error) if error.is_unavailable() && attempt < WRITES => {
                     tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
                 }
@@ -765,6 +780,27 @@ impl Deliverer<'_> {
             }
         }
         Ok(false)
+    }
+
+    async fn write_once(
+        &self,
+        item: &OutboxItem,
+        end: &End<'_>,
+        text: Option<InsteadOf<'_>>,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Error> {
+        let Some((message, template)) = text else { return self.store.outbox_end(item, end, now).await };
+        let both = self.store.transaction(|tx, _| {
+            Box::pin(async move {
+                let ours = tx.outbox_end(item, end, now).await?;
+                if ours {
+                    assignments::text_instead(tx, &item.id, message, template, now).await?;
+                }
+                crashpoint("deliver.texted").await;
+                Ok(ours)
+            })
+        });
+        both.await
     }
 
     /// How long until the next try, unless there is a reason to wait longer.

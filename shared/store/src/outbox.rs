@@ -561,26 +561,11 @@ impl Store {
 
     /// Ends a claim with what becomes of the item, its try and its permission; false when somebody else has claimed it.
     pub async fn outbox_end(&self, item: &OutboxItem, end: &End<'_>, now: DateTime<Utc>) -> Result<bool, Error> {
-        let (guard, change) = (end_guard(item, end), end_update(end, now));
-        let permission = item.permission.as_deref().filter(|_| end.held != Held::Kept);
-        let Some(permission) = permission else {
+        if end.held == Held::Kept || item.permission.is_none() {
             let outbox = self.collection::<OutboxItem>("outbox").await?;
-            return Ok(outbox.update_one(guard, change).await?.matched_count == 1);
-        };
-        self.transaction(|tx, _| {
-            let (guard, change) = (guard.clone(), change.clone());
-            Box::pin(async move {
-                if !tx.update("outbox", guard, change).await? {
-                    return Ok(false);
-                }
-                match end.held {
-                    Held::Voided { tried_at } => tx.void_permission(permission, tried_at, now).await?,
-                    Held::GivenBack | Held::Kept => tx.give_back_permission(permission, now).await?,
-                }
-                Ok(true)
-            })
-        })
-        .await
+            return Ok(outbox.update_one(end_guard(item, end), end_update(end, now)).await?.matched_count == 1);
+        }
+        self.transaction(|tx, _| Box::pin(tx.outbox_end(item, end, now))).await
     }
 
     /// How many items wait.
@@ -655,6 +640,19 @@ impl Tx {
     /// Enqueues an item with the effect that causes it.
     pub async fn enqueue(&mut self, item: &OutboxItem) -> Result<(), Error> {
         self.insert("outbox", item).await
+    }
+
+    /// As [`Store::outbox_end`], with what else follows from the end.
+    pub async fn outbox_end(&mut self, item: &OutboxItem, end: &End<'_>, now: DateTime<Utc>) -> Result<bool, Error> {
+        if !self.update("outbox", end_guard(item, end), end_update(end, now)).await? {
+            return Ok(false);
+        }
+        match (item.permission.as_deref(), end.held) {
+            (None, _) | (_, Held::Kept) => {}
+            (Some(permission), Held::Voided { tried_at }) => self.void_permission(permission, tried_at, now).await?,
+            (Some(permission), Held::GivenBack) => self.give_back_permission(permission, now).await?,
+        }
+        Ok(true)
     }
 
     pub async fn outbox_item(&mut self, id: &str) -> Result<Option<OutboxItem>, Error> {
