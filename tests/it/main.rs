@@ -64,6 +64,7 @@ mod refunds;
 mod refunds_money;
 mod refunds_races;
 mod refunds_wechat;
+mod remembered;
 mod reviews;
 mod right;
 mod seal;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use shop::address::{AddressInput, address_id, missing};
 use shop::members::active_member;
 use shop::views;
+use store::Once;
 use store::addresses::SavedAddress;
 use store::members::Member;
 
@@ -40,7 +41,7 @@ struct Input {
     is_default: Option<bool>,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AddressView {
     #[serde(rename = "_id")]
@@ -145,11 +146,11 @@ async fn create(ctx: &Context, member: &Member, input: Input) -> Result<Reply, F
                 if is_default {
                     tx.set_default_address(user, Some(&saved.id)).await?;
                 }
-                Ok(AddressView::new(saved.clone(), &member, is_default.then_some(saved.id.as_str())))
+                Ok(saved.id.clone())
             })
         })
         .await?;
-    Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+    output(ctx, member, done).await
 }
 
 async fn update(ctx: &Context, member: &Member, input: Input) -> Result<Reply, Failure> {
@@ -168,13 +169,11 @@ async fn update(ctx: &Context, member: &Member, input: Input) -> Result<Reply, F
                 if chosen {
                     tx.set_default_address(user, Some(id)).await?;
                 }
-                let saved = tx.address(id).await?.ok_or_else(missing)?;
-                let default = if chosen { Some(id.as_str()) } else { member.default_address_id.as_deref() };
-                Ok(AddressView::new(saved, &member, default))
+                Ok(id.clone())
             })
         })
         .await?;
-    Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+    output(ctx, member, done).await
 }
 
 async fn delete(ctx: &Context, member: &Member, id: String) -> Result<Reply, Failure> {
@@ -209,13 +208,21 @@ async fn set_default(ctx: &Context, member: &Member, id: String) -> Result<Reply
             let (id, user) = (&id, &member.id);
             Box::pin(async move {
                 let member = tx.hold_addresses(user).await?.ok_or(Code::Unauthenticated)?;
-                let saved = tx.address(id).await?.filter(|saved| saved.is_visible_to(&member)).ok_or_else(missing)?;
+                tx.address(id).await?.filter(|saved| saved.is_visible_to(&member)).ok_or_else(missing)?;
                 tx.set_default_address(user, Some(id)).await?;
-                Ok(AddressView::new(saved, &member, Some(id)))
+                Ok(id.clone())
             })
         })
         .await?;
-    Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+    output(ctx, member, done).await
+}
+
+/// The address as it is now. A command remembers only which it was: a name and a phone are gone once their owner deletes them.
+async fn output(ctx: &Context, member: &Member, done: Once<String>) -> Result<Reply, Failure> {
+    let member = ctx.store().member(&member.id).await?.ok_or(Code::Unauthenticated)?;
+    let saved = ctx.store().address(&done.value).await?.filter(|saved| saved.is_visible_to(&member));
+    let view = AddressView::new(saved.ok_or_else(missing)?, &member, member.default_address_id.as_deref());
+    Ok(Reply::of(&view)?.with_replayed(done.replayed))
 }
 
 /// Why a member may not change an address: it is the shop's, or not there for them.

@@ -52,7 +52,7 @@ struct Input {
     after: Option<String>,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CustomerView {
     #[serde(rename = "_id")]
@@ -172,12 +172,13 @@ async fn upsert(ctx: &Context, input: &Input) -> Result<Reply, Failure> {
                     }
                     None => tx.insert_customer(&new_customer(customer_id, change, now)?).await?,
                 }
-                let customer = tx.customer(customer_id).await?.ok_or(Code::CustomerNotFound)?;
-                Ok(CustomerView::from(customer))
+                Ok(customer_id.clone())
             })
         })
         .await?;
-    Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+    // A repeat is told how the customer stands: only who it was is remembered, no phone.
+    let customer = ctx.store().customer(&done.value).await?.ok_or(Code::CustomerNotFound)?;
+    Ok(Reply::of(&CustomerView::from(customer))?.with_replayed(done.replayed))
 }
 
 fn new_customer(

@@ -9,11 +9,11 @@ use shop::members::active_member;
 use shop::pictures;
 use shop::reviews::{self, CheckReview};
 use shop::views::iso;
-use store::crashpoint;
 use store::orders::{Order, OrderItem};
 use store::outbox::OutboxItem;
 use store::page::PageRequest;
 use store::reviews::{Check, Moderation, Review, ReviewFilter, ReviewReply, ReviewStatus, Stars};
+use store::{Once, crashpoint};
 
 /// After this long nobody says any more what they received.
 const OPEN_FOR: TimeDelta = TimeDelta::days(90);
@@ -85,7 +85,7 @@ struct Input {
     after: Option<String>,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize)]
 struct ReplyView {
     text: String,
     at: String,
@@ -112,7 +112,7 @@ struct PublicView {
 }
 
 /// What the author sees, and staff.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct FullView {
     #[serde(rename = "_id")]
@@ -159,10 +159,31 @@ struct ListOutput<T> {
     summary: Option<Summary>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct ReviewOutput {
     review: FullView,
     message: String,
+}
+
+/// What a command remembers under its `requestId`: nothing that was written, which its author may take back.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Done {
+    review_id: String,
+    message: String,
+}
+
+impl Done {
+    fn new(id: &str, message: &str) -> Self {
+        Self { review_id: id.to_owned(), message: message.to_owned() }
+    }
+}
+
+/// The review as it is now, which is what a repeat gets, too.
+async fn output(ctx: &Context, done: Once<Done>, for_staff: bool) -> Result<Reply, Failure> {
+    let Done { review_id, message } = done.value;
+    let review = ctx.store().review(&review_id).await?.ok_or_else(not_found)?;
+    Ok(Reply::of(&ReviewOutput { review: FullView::of(review, for_staff), message })?.with_replayed(done.replayed))
 }
 
 fn reply_view(review: &Review) -> Option<ReplyView> {
@@ -279,9 +300,9 @@ async fn add(ctx: &Context, input: Input) -> Result<Reply, Failure> {
     let avatar = avatar.map(|text| pictures::one("avatar", text)).transpose()?;
     let key = ctx.command_key();
     if let Some(key) = &key
-        && let Some(done) = ctx.store().replay::<ReviewOutput>(key).await?
+        && let Some(done) = ctx.store().replay::<Done>(key).await?
     {
-        return Ok(Reply::of(&done.value)?.with_replayed(true));
+        return output(ctx, done, false).await;
     }
     let member = active_member(ctx.store(), &open_id, Code::Unauthenticated).await?;
     let order = ctx.store().order(&order_id).await?.filter(|order| order.user_id == member.id);
@@ -343,7 +364,7 @@ async fn add(ctx: &Context, input: Input) -> Result<Reply, Failure> {
                     item.order_id = Some(review.order_id.clone());
                     tx.enqueue(&item).await?;
                 }
-                Ok(ReviewOutput { review: FullView::of(review.clone(), false), message: message.to_owned() })
+                Ok(Done::new(&review.id, message))
             })
         })
         .await;
@@ -356,7 +377,7 @@ async fn add(ctx: &Context, input: Input) -> Result<Reply, Failure> {
     if review.stats_due && !done.replayed {
         reviews::count(ctx.store(), &review).await;
     }
-    Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+    output(ctx, done, false).await
 }
 
 fn reviewed() -> Refusal {
@@ -431,13 +452,12 @@ async fn remove(ctx: &Context, input: Input) -> Result<Reply, Failure> {
                 tx.review(id).await?.filter(|review| review.user_id == *user).ok_or_else(not_found)?;
                 // Done before is done.
                 tx.remove_review(id, user).await?;
-                let review = tx.review(id).await?.ok_or_else(not_found)?;
-                Ok(ReviewOutput { review: FullView::of(review, false), message: "评价已删除".to_owned() })
+                Ok(Done::new(id, "评价已删除"))
             })
         })
         .await?;
     recount(ctx, &id).await?;
-    Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+    output(ctx, done, false).await
 }
 
 async fn reply(ctx: &Context, input: Input) -> Result<Reply, Failure> {
@@ -453,12 +473,11 @@ async fn reply(ctx: &Context, input: Input) -> Result<Reply, Failure> {
                 if !tx.reply_to_review(id, reply).await? {
                     return Err(not_found().into());
                 }
-                let review = tx.review(id).await?.ok_or_else(not_found)?;
-                Ok(ReviewOutput { review: FullView::of(review, true), message: "已回复".to_owned() })
+                Ok(Done::new(id, "已回复"))
             })
         })
         .await?;
-    Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+    output(ctx, done, true).await
 }
 
 async fn moderate(ctx: &Context, input: Input) -> Result<Reply, Failure> {
@@ -479,13 +498,12 @@ async fn moderate(ctx: &Context, input: Input) -> Result<Reply, Failure> {
                 if !tx.moderate_review(id, &Moderation { status, by, reason }, now).await? {
                     return Err(Refusal::new(Code::Conflict).with_message("这条评价已是该状态，或已被买家删除").into());
                 }
-                let review = tx.review(id).await?.ok_or_else(not_found)?;
-                Ok(ReviewOutput { review: FullView::of(review, true), message: "已处理".to_owned() })
+                Ok(Done::new(id, "已处理"))
             })
         })
         .await?;
     recount(ctx, &id).await?;
-    Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+    output(ctx, done, true).await
 }
 
 async fn recount(ctx: &Context, id: &str) -> Result<(), Failure> {

@@ -46,7 +46,7 @@ struct Input {
     after: Option<String>,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StaffView {
     user_id: String,
@@ -120,13 +120,14 @@ async fn upsert(ctx: &Context, input: &Input) -> Result<Reply, Failure> {
                     let member = StaffMember { id: id.clone(), name, open_id, phone, active, created_at, updated_at };
                     tx.insert_staff_member(&member).await?;
                 }
-                let member = tx.staff_member(id).await?.ok_or(Code::NotFound)?;
-                Ok(StaffView::from(member))
+                Ok(id.clone())
             })
         })
         .await
         .map_err(taken)?;
-    Ok(Reply::of(&done.value)?.with_replayed(done.replayed))
+    // A repeat is told how the person stands: only who it was is remembered, no phone.
+    let member = ctx.store().staff_member(&done.value).await?.ok_or(Code::NotFound)?;
+    Ok(Reply::of(&StaffView::from(member))?.with_replayed(done.replayed))
 }
 
 /// The openid is unique; nothing else of a person is.

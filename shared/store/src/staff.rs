@@ -63,11 +63,6 @@ impl Store {
 }
 
 impl Tx {
-    /// Somebody by the CRM's id.
-    pub async fn staff_member(&mut self, id: &StaffId) -> Result<Option<StaffMember>, Error> {
-        self.find_by_id("staff", id.as_str()).await
-    }
-
     /// Those with one of these ids or openids.
     pub async fn staff_among(&mut self, ids: &[&str], open_ids: &[&str]) -> Result<Vec<StaffMember>, Error> {
         // Two queries, since one with `$or` would not use the partial index.
