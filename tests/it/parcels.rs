@@ -252,11 +252,21 @@ async fn two_orders_in_one_parcel_arrive_together() -> anyhow::Result<()> {
         assert_eq!(shown(&world, token, order).await?["state"], "signed");
         assert_eq!(item(&world, &format!("message:order:{order}:arrived")).await?.0, OutboxStatus::Pending);
     }
-    // One that joins a parcel that has arrived has arrived.
-    let third = paid(&world, &bob).await?;
-    ship(&world, &third, number).await?.ok();
-    assert!(shown(&world, &bob, &third).await?["arrivedAt"].is_string());
+    // One that joins a parcel that has arrived has arrived, and its buyer hears both, once.
     c.timer("deliverOutbox").await?.ok();
+    agree(&world, "bob", "orderShipped", 3).await?;
+    agree(&world, "bob", "orderArrived", 3).await?;
+    let third = paid(&world, &bob).await?;
+    for _ in 0..2 {
+        ship(&world, &third, number).await?.ok();
+    }
+    assert!(shown(&world, &bob, &third).await?["arrivedAt"].is_string());
+    c.advance(1).await?;
+    for _ in 0..2 {
+        c.timer("deliverOutbox").await?.ok();
+    }
+    let told: Vec<String> = world.sim.messages(Some("o-bob")).into_iter().map(|m| m.template_id).collect();
+    assert_eq!(told, ["t-orderShipped", "t-orderArrived"]);
     world.finish().await
 }
 

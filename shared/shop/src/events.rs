@@ -146,15 +146,15 @@ pub(crate) async fn order_shipped(
 pub(crate) async fn order_arrived(
     tx: &mut Tx,
     order: &Order,
-    arrived_at: DateTime<Utc>,
+    shipping: &Shipping,
+    at: DateTime<Utc>,
     tells: &Tells,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     if tells.of(Event::OrderArrived).is_none() {
         return Ok(());
     }
-    let (at, shipping) = (arrived_at, order.shipping.as_ref());
-    let news = OrderNews { status: "已签收", amount: price(order), at, shipping, reason: "" };
+    let news = OrderNews { status: "已签收", amount: price(order), at, shipping: Some(shipping), reason: "" };
     tx.enqueue(&order_message(order, Event::OrderArrived, "arrived", &news, now)?).await
 }
 

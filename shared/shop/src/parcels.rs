@@ -158,7 +158,8 @@ async fn write(tx: &mut Tx, parcel: &mut Parcel, tells: &Tells, now: DateTime<Ut
     for entry in &parcel.orders {
         let Some(order) = tx.order(&entry.order_id).await? else { continue };
         let summary = parcel.summary(&order);
-        let Some(shown) = order.shipping.as_ref().and_then(|shipping| shipping.parcel.as_ref()) else { continue };
+        let Some(shipping) = &order.shipping else { continue };
+        let Some(shown) = &shipping.parcel else { continue };
         if *shown == summary {
             continue;
         }
@@ -168,7 +169,7 @@ async fn write(tx: &mut Tx, parcel: &mut Parcel, tells: &Tells, now: DateTime<Ut
         if let Some(arrived_at) = summary.arrived_at.filter(|_| shown.arrived_at.is_none())
             && order.status == OrderStatus::Shipped
         {
-            events::order_arrived(tx, &order, arrived_at, tells, now).await?;
+            events::order_arrived(tx, &order, shipping, arrived_at, tells, now).await?;
         }
     }
     Ok(())

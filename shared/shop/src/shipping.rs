@@ -141,6 +141,12 @@ async fn ship_in(
         return Err(Error::Invariant(format!("order {id} changed within a snapshot")));
     }
     events::order_shipped(tx, &order, &shipping, rules, now).await?;
+    // Signed for before the shop wrote down that it was sent, or with an earlier order. Messages of one moment have no order, so
+    // this one is a moment later.
+    if let Some(arrived_at) = shipping.parcel.as_ref().and_then(|parcel| parcel.arrived_at) {
+        let later = now + TimeDelta::milliseconds(1);
+        events::order_arrived(tx, &order, &shipping, arrived_at, &rules.tells, later).await?;
+    }
     if let Some(report) = Report::of(&order, &shipping) {
         tx.enqueue(&report.item(id, now)?).await?;
     }
