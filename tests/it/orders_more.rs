@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use it::{Answer, World, order_of};
 use serde_json::{Value, json};
 
+use crate::parcels::moved;
 use crate::shipping::{paid, ship};
 
 const DAY: i64 = 86_400;
@@ -73,6 +74,44 @@ async fn what_was_shipped_long_ago_completes_by_itself() -> anyhow::Result<()> {
     let no = json!({ "action": "reject", "refundId": refund, "reason": "已经发货" });
     c.call("refunds", &world.staff("refunds")?, no).await?.ok();
     assert_eq!(c.timer("autoComplete").await?.ok()["completed"], 1);
+    world.finish().await
+}
+
+#[tokio::test]
+async fn what_is_still_on_its_way_does_not_complete_by_itself() -> anyhow::Result<()> {
+    let world = World::start_with(|config| config.rules.auto_complete_days = 3).await?;
+    let c = &world.client;
+    let token = c.login("alice").await?;
+    let mut orders = Vec::new();
+    for number in ["YT0000000801", "YT0000000802", "YT0000000803"] {
+        let order = paid(&world, &token).await?;
+        ship(&world, &order, number).await?.ok();
+        orders.push(order);
+    }
+    c.timer("deliverOutbox").await?.ok();
+    c.advance(2 * DAY).await?;
+    moved(&world, "YT0000000801", json!({ "state": "301" })).await?;
+    moved(&world, "YT0000000802", json!({ "state": "1002" })).await?;
+    c.timer("deliverOutbox").await?.ok();
+    c.advance(DAY).await?;
+    let statuses = async || -> anyhow::Result<Vec<Value>> {
+        let (token, mut all) = (c.login("alice").await?, Vec::new());
+        for order in &orders {
+            all.push(get(&world, &token, order).await?["status"].clone());
+        }
+        Ok(all)
+    };
+    // The first has arrived, the second is under way, and of the third nobody tells anything.
+    assert_eq!(c.timer("autoComplete").await?.ok()["completed"], 2);
+    assert_eq!(statuses().await?, ["completed", "shipped", "completed"]);
+    c.advance(DAY).await?;
+    moved(&world, "YT0000000802", json!({ "state": "5" })).await?;
+    c.advance(2 * DAY).await?;
+    assert_eq!(c.timer("autoComplete").await?.ok()["completed"], 0);
+    moved(&world, "YT0000000802", json!({ "state": "301" })).await?;
+    assert_eq!(c.timer("autoComplete").await?.ok()["completed"], 1);
+    assert_eq!(statuses().await?, ["completed", "completed", "completed"]);
+    c.timer("deliverOutbox").await?.ok();
     world.finish().await
 }
 

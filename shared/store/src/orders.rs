@@ -395,7 +395,8 @@ impl Store {
     }
 
     /// Completes orders that were shipped at `before` or earlier, those shipped first in front, but none of which a refund is asked
-    /// for or under way and whose parcel goes back or was lost. How many were found, at most `limit`, and how many of them completed.
+    /// for or under way, and none whose parcel goes back, was lost, or was on its way at `before` or later without having arrived.
+    /// How many were found, at most `limit`, and how many of them completed.
     pub async fn complete_silent_orders(
         &self,
         before: DateTime<Utc>,
@@ -412,6 +413,11 @@ impl Store {
             "status": OrderStatus::Shipped.as_str(), "shipping.shippedAt": { "$lte": date::bson(before) },
             "refundState": { "$ne": "applied" },
             "shipping.parcel.attention": { "$nin": [Attention::Returning.as_str(), Attention::Lost.as_str()] },
+            "$or": [
+                { "shipping.parcel.arrivedAt": { "$exists": true } },
+                // A parcel of which nobody has told anything for as long does not hold its order for ever.
+                { "shipping.parcel.at": { "$not": { "$gt": date::bson(before) } } },
+            ],
         };
         let orders = self.collection::<Found>("orders").await?;
         let find = orders.find(due.clone()).projection(doc! { "_id": 1i32 });
