@@ -1,12 +1,14 @@
 //! `products`: what is for sale.
 
+use std::collections::HashMap;
+
 use domain::{Code, Failure, Fen, ProductId, Refusal, Yuan, search};
 use edge::{Accept, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shop::views;
 use store::page::PageRequest;
-use store::products::{Product, SaleMode, Sku, Wanted};
+use store::products::{Candidate, Product, SaleMode, Sku, Wanted};
 
 /// So many of the newest products that have all tokens are ranked.
 const CANDIDATES_MAX: i64 = 300;
@@ -222,13 +224,19 @@ async fn search(ctx: &Context, input: &Input) -> Result<Reply, Failure> {
         true => Vec::new(),
         false => ctx.store().products_with_tokens(&tokens, &wanted, CANDIDATES_MAX).await?,
     };
-    let ranked = |product: Product| Some((search::relevance(&query, &product.search_fields())?, product));
+    let ranked = |candidate: Candidate| Some((search::relevance(&query, &candidate.search_fields())?, candidate.id));
     let mut ranked: Vec<_> = candidates.into_iter().filter_map(ranked).collect();
     // Stable: among equals the newest stay in front.
     ranked.sort_by_key(|(relevance, _)| std::cmp::Reverse(*relevance));
     let end = begin.saturating_add(limit);
     let next_cursor = (ranked.len() > end).then(|| hex::encode(format!("search {end}")));
-    let data = ranked.into_iter().skip(begin).take(limit).map(|(_, product)| product.into()).collect();
+    let page: Vec<ProductId> = ranked.into_iter().skip(begin).take(limit).map(|(_, id)| id).collect();
+    // What is shown is read only now, of a page and not of all that was compared.
+    let found = if page.is_empty() { Vec::new() } else { ctx.store().products_by_id(&page).await? };
+    let mut found: HashMap<ProductId, Product> =
+        found.into_iter().map(|product| (product.id.clone(), product)).collect();
+    let data =
+        page.iter().filter_map(|id| found.remove(id)).filter(Product::is_on_sale).map(ProductView::from).collect();
     Reply::of(&ListOutput { data, next_cursor })
 }
 

@@ -134,6 +134,31 @@ impl Product {
         }
     }
 
+    pub fn sku(&self, id: &SkuId) -> Option<&Sku> {
+        self.skus.iter().find(|s| s.sku_id == *id)
+    }
+}
+
+/// A product that a search may have found: what of it is compared with the query, which is much less than all of it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Candidate {
+    #[serde(rename = "_id")]
+    pub id: ProductId,
+    name: String,
+    #[serde(default)]
+    skus: Vec<Named>,
+    #[serde(default)]
+    category: String,
+    #[serde(default)]
+    keywords: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Named {
+    name: String,
+}
+
+impl Candidate {
     /// What a search compares, in the order of its weight.
     pub fn search_fields(&self) -> Vec<&str> {
         let skus = self.skus.iter().map(|sku| sku.name.as_str());
@@ -141,8 +166,8 @@ impl Product {
         [self.name.as_str()].into_iter().chain(skus).chain([self.category.as_str()]).chain(words).collect()
     }
 
-    pub fn sku(&self, id: &SkuId) -> Option<&Sku> {
-        self.skus.iter().find(|s| s.sku_id == *id)
+    fn fields() -> Document {
+        doc! { "name": 1i32, "skus.name": 1i32, "category": 1i32, "keywords": 1i32 }
     }
 }
 
@@ -275,8 +300,8 @@ impl Store {
         tokens: &[String],
         wanted: &Wanted,
         limit: i64,
-    ) -> Result<Vec<Product>, Error> {
-        let products = self.collection::<Product>("shopProducts").await?;
+    ) -> Result<Vec<Candidate>, Error> {
+        let products = self.collection::<Candidate>("shopProducts").await?;
         let mut indexed = doc! { "status": "onSale" };
         if let Some(category) = &wanted.category {
             indexed.insert("category", category);
@@ -292,17 +317,27 @@ impl Store {
             rarest = tokens.iter().zip(counts).min_by_key(|(_, count)| *count).map(|(token, _)| token);
         }
         indexed.insert("searchTokens", rarest);
-        let mut filter = wanted.filter();
-        filter.insert("searchTokens", doc! { "$all": tokens });
+        let newest = doc! { "createdAt": -1, "_id": -1 };
+        let mut others = wanted.filter();
+        others.remove("status");
+        others.remove("category");
+        if tokens.len() > 1 {
+            others.insert("searchTokens", doc! { "$all": tokens });
+        }
+        if others.is_empty() {
+            // The index has answered everything.
+            let find = products.find(indexed).sort(newest).limit(limit).projection(Candidate::fields());
+            return Ok(find.await?.try_collect().await?);
+        }
         let stages = [
             doc! { "$match": indexed },
-            doc! { "$sort": { "createdAt": -1, "_id": -1 } },
+            doc! { "$sort": newest },
             doc! { "$limit": LOOKED_AT_MAX },
-            doc! { "$match": filter },
+            doc! { "$match": others },
             doc! { "$limit": limit },
-            doc! { "$project": without_tokens() },
+            doc! { "$project": Candidate::fields() },
         ];
-        Ok(products.aggregate(stages).with_type::<Product>().await?.try_collect().await?)
+        Ok(products.aggregate(stages).with_type::<Candidate>().await?.try_collect().await?)
     }
 
     /// The categories of products on sale in the order of their names, with how many there are of each, [`COUNTED_MAX`] at most.
