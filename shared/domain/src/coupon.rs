@@ -145,7 +145,7 @@ pub struct Definition {
 
 impl Definition {
     /// Refuses a definition that can never be used, that names too much or that gives nothing; `INVALID_ARGUMENT` with the
-    /// field.
+    /// field as it is entered.
     pub fn check(&self) -> Result<(), Refusal> {
         let positive = |field: &str, value: Option<i64>| match value {
             Some(value) if value <= 0 => Err(Refusal::invalid(field, "必须大于 0")),
@@ -153,41 +153,41 @@ impl Definition {
         };
         match self.terms.benefit {
             Benefit::Off { off } => {
-                positive("off", Some(off.get()))?;
+                positive("coupon.off", Some(off.get()))?;
                 if !self.terms.threshold.is_zero() && off > self.terms.threshold {
-                    return Err(Refusal::invalid("off", "减免金额不能超过使用门槛"));
+                    return Err(Refusal::invalid("coupon.off", "减免金额不能超过使用门槛"));
                 }
             }
             Benefit::Rate { rate_bp, cap } => {
                 if !(1..WHOLE_BP).contains(&rate_bp) {
-                    return Err(Refusal::invalid("rateBp", "折扣须在 1 到 9999 之间"));
+                    return Err(Refusal::invalid("coupon.rateBp", "折扣须在 1 到 9999 之间"));
                 }
-                positive("cap", cap.map(Fen::get))?;
+                positive("coupon.cap", cap.map(Fen::get))?;
             }
-            Benefit::Freight { cap } => positive("cap", cap.map(Fen::get))?,
+            Benefit::Freight { cap } => positive("coupon.cap", cap.map(Fen::get))?,
         }
-        let listed = match &self.terms.scope {
-            Scope::All => 1,
-            Scope::Categories { categories } => categories.len(),
-            Scope::Products { products } => products.len(),
+        let (field, listed) = match &self.terms.scope {
+            Scope::All => ("coupon", 1),
+            Scope::Categories { categories } => ("coupon.categories", categories.len()),
+            Scope::Products { products } => ("coupon.productIds", products.len()),
         };
         if !(1..=SCOPE_MAX).contains(&listed) {
-            return Err(Refusal::invalid("scope", format!("适用范围须有 1 到 {SCOPE_MAX} 项")));
+            return Err(Refusal::invalid(field, format!("适用范围须有 1 到 {SCOPE_MAX} 项")));
         }
-        positive("perUser", self.per_user)?;
-        positive("total", self.total)?;
+        positive("coupon.perUser", self.per_user)?;
+        positive("coupon.total", self.total)?;
         if self.claim.from >= self.claim.until {
-            return Err(Refusal::invalid("claim", "领取时间的结束须晚于开始"));
+            return Err(Refusal::invalid("coupon.claimUntil", "领取时间的结束须晚于开始"));
         }
         match self.validity {
             Validity::Fixed { window } if window.from >= window.until => {
-                Err(Refusal::invalid("validity", "有效期的结束须晚于开始"))
+                Err(Refusal::invalid("coupon.validUntil", "有效期的结束须晚于开始"))
             }
             Validity::Fixed { window } if window.until <= self.claim.from => {
-                Err(Refusal::invalid("validity", "有效期在领取开始前已结束"))
+                Err(Refusal::invalid("coupon.validUntil", "有效期在领取开始前已结束"))
             }
             Validity::Days { days } if !(0..=3660).contains(&days) => {
-                Err(Refusal::invalid("validity", "有效天数须在 0 到 3660 之间"))
+                Err(Refusal::invalid("coupon.validDays", "有效天数须在 0 到 3660 之间"))
             }
             Validity::Fixed { .. } | Validity::Days { .. } => Ok(()),
         }
@@ -567,18 +567,18 @@ mod tests {
             change(&mut d);
             d.check().unwrap_err().details["field"].clone()
         };
-        assert_eq!(field(&|d| d.terms.benefit = off(0)), "off");
-        assert_eq!(field(&|d| d.terms.benefit = off(10_001)), "off");
-        assert_eq!(field(&|d| d.terms.benefit = Benefit::Rate { rate_bp: 10_000, cap: None }), "rateBp");
-        assert_eq!(field(&|d| d.terms.benefit = Benefit::Rate { rate_bp: 0, cap: None }), "rateBp");
-        assert_eq!(field(&|d| d.terms.benefit = Benefit::Freight { cap: Some(Fen::ZERO) }), "cap");
-        assert_eq!(field(&|d| d.terms.scope = Scope::Products { products: BTreeSet::new() }), "scope");
-        assert_eq!(field(&|d| d.per_user = Some(0)), "perUser");
-        assert_eq!(field(&|d| d.total = Some(-1)), "total");
-        assert_eq!(field(&|d| d.claim.until = at(0)), "claim");
-        assert_eq!(field(&|d| d.validity = Validity::Days { days: -1 }), "validity");
+        assert_eq!(field(&|d| d.terms.benefit = off(0)), "coupon.off");
+        assert_eq!(field(&|d| d.terms.benefit = off(10_001)), "coupon.off");
+        assert_eq!(field(&|d| d.terms.benefit = Benefit::Rate { rate_bp: 10_000, cap: None }), "coupon.rateBp");
+        assert_eq!(field(&|d| d.terms.benefit = Benefit::Rate { rate_bp: 0, cap: None }), "coupon.rateBp");
+        assert_eq!(field(&|d| d.terms.benefit = Benefit::Freight { cap: Some(Fen::ZERO) }), "coupon.cap");
+        assert_eq!(field(&|d| d.terms.scope = Scope::Products { products: BTreeSet::new() }), "coupon.productIds");
+        assert_eq!(field(&|d| d.per_user = Some(0)), "coupon.perUser");
+        assert_eq!(field(&|d| d.total = Some(-1)), "coupon.total");
+        assert_eq!(field(&|d| d.claim.until = at(0)), "coupon.claimUntil");
+        assert_eq!(field(&|d| d.validity = Validity::Days { days: -1 }), "coupon.validDays");
         let over = Window { from: at(-10), until: at(0) };
-        assert_eq!(field(&|d| d.validity = Validity::Fixed { window: over }), "validity");
+        assert_eq!(field(&|d| d.validity = Validity::Fixed { window: over }), "coupon.validUntil");
     }
 
     #[test]
