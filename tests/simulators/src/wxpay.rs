@@ -91,7 +91,6 @@ enum Route {
     RefundQuery(String),
     Certificates,
     TradeBill,
-    FundFlowBill,
     Download,
 }
 
@@ -118,7 +117,6 @@ impl Route {
             }
             ["v3", "certificates"] => (Method::GET, Self::Certificates),
             ["v3", "bill", "tradebill"] => (Method::GET, Self::TradeBill),
-            ["v3", "bill", "fundflowbill"] => (Method::GET, Self::FundFlowBill),
             ["v3", "billdownload", "file"] => (Method::GET, Self::Download),
             _ => return Err(StatusCode::NOT_FOUND),
         };
@@ -241,7 +239,6 @@ fn answer(sim: &Sim, route: &Route, uri: &Uri, call: &Call<'_>) -> Result<(Answe
         Route::RefundQuery(number) => refunds::query(sim, number, now)?,
         Route::Certificates => certificates(sim)?,
         Route::TradeBill => bills::trade(sim, uri, call, now)?,
-        Route::FundFlowBill => bills::fund_flow(sim, uri, call, now)?,
         Route::Download => bills::download(sim, uri, now)?,
     };
     Ok((answer, signer))

@@ -124,7 +124,8 @@ impl Share {
     }
 
     /// Whether what it was paid with is exactly its amount.
-    pub fn adds_up(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn adds_up(&self) -> bool {
         let paid = [self.coupon_discount, self.points_discount, self.staff_discount, self.prepaid_covered].into_iter();
         let paid = paid.chain([self.prepaid_amount, self.balance_amount, self.payment_amount]);
         Fen::sum(paid) == Ok(self.amount)

@@ -5,7 +5,6 @@
 use std::fmt;
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
-use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -71,14 +70,6 @@ pub struct Node {
     pub area_code: Option<String>,
     /// Province, city and district, with `resultv2`.
     pub area_name: Option<String>,
-}
-
-impl Node {
-    /// The same for the same entry of the same parcel, however often it is pushed.
-    pub fn fingerprint(&self, company: &str, number: &str) -> String {
-        let parts = [company, number, &self.at.timestamp().to_string(), &self.text];
-        hex::encode(digest(&SHA256, parts.join("\n").as_bytes()))
-    }
 }
 
 impl fmt::Debug for Node {

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use crate::kuaidi100::lock::{may_query, may_subscribe};
 use crate::kuaidi100::push::{self, PushError, PushStatus};
 use crate::kuaidi100::{
-    CODES, COMPANIES, Class, Company, Config, Kuaidi100, Kuaidi100Error, Node, ParcelState, ParcelStatus, Query,
-    ResultForm, Subscribed, Subscription, advances, beijing_time, query_param, sign,
+    CODES, COMPANIES, Class, Company, Config, Kuaidi100, Kuaidi100Error, ParcelState, ParcelStatus, Query, ResultForm,
+    Subscribed, Subscription, advances, beijing_time, query_param, sign,
 };
 use crate::{Secret, TransportKind};
 
@@ -449,24 +449,6 @@ fn times_are_beijings() {
     ] {
         assert_eq!(beijing_time(text), None, "{text}");
     }
-}
-
-#[test]
-fn an_entry_is_recognised_when_it_comes_again() {
-    let node = Node {
-        at: at("2026-11-20T00:00:00Z"),
-        text: "揽收".to_owned(),
-        location: None,
-        status: None,
-        area_code: None,
-        area_name: None,
-    };
-    let again = Node { location: Some("杭州".to_owned()), ..node.clone() };
-    let other = Node { text: "派件".to_owned(), ..node.clone() };
-    let of = |node: &Node| node.fingerprint("yuantong", NUMBER);
-    assert_eq!(of(&node), of(&again));
-    assert_ne!(of(&node), of(&other));
-    assert_ne!(of(&node), node.fingerprint("ems", NUMBER));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The announcement is signed like every answer and carries the file's SHA-1; the file itself is not signed, so the digest is
 //! what proves it. A bill is there after ten in the morning of the next day, and for three months.
 //!
-//! Sources: pay.weixin.qq.com/doc/v3/merchant/4013071227 (trade), 4013071235 (fund flow), 4013071238 (download).
+//! Sources: pay.weixin.qq.com/doc/v3/merchant/4013071227 (trade), 4013071238 (download).
 
 pub(crate) mod file;
 
@@ -19,7 +19,7 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde::Deserialize;
 
 use super::{Client, Error, Repeat, read};
-pub use file::{BillFormatError, BillState, BillSummary, FundFlowBill, FundFlowRow, RefundPart, TradeBill, TradeRow};
+pub use file::{BillFormatError, BillState, BillSummary, RefundPart, TradeBill, TradeRow};
 
 /// The longest bill taken, after unpacking: half a million rows.
 const BILL_MAX_BYTES: usize = 128 << 20;
@@ -39,30 +39,14 @@ pub enum BillKind {
     TradeSuccess,
     /// Refunds only, with the times of each.
     TradeRefund,
-    /// Money in and out of the basic account.
-    FundFlow,
-    /// Of the operation account.
-    FundFlowOperation,
-    /// Of the fee account.
-    FundFlowFees,
 }
 
 impl BillKind {
-    fn path(self) -> &'static str {
-        match self {
-            Self::Trade | Self::TradeSuccess | Self::TradeRefund => "/v3/bill/tradebill",
-            Self::FundFlow | Self::FundFlowOperation | Self::FundFlowFees => "/v3/bill/fundflowbill",
-        }
-    }
-
     fn parameter(self) -> &'static str {
         match self {
             Self::Trade => "bill_type=ALL",
             Self::TradeSuccess => "bill_type=SUCCESS",
             Self::TradeRefund => "bill_type=REFUND",
-            Self::FundFlow => "account_type=BASIC",
-            Self::FundFlowOperation => "account_type=OPERATION",
-            Self::FundFlowFees => "account_type=FEES",
         }
     }
 }
@@ -149,7 +133,7 @@ impl Client {
             return Err(Error::Misuse("bills are of days before today, within three months").into());
         }
         let packed = if gzip { "&tar_type=GZIP" } else { "" };
-        let path = format!("{}?bill_date={}&{}{packed}", kind.path(), day.format("%Y-%m-%d"), kind.parameter());
+        let path = format!("/v3/bill/tradebill?bill_date={}&{}{packed}", day.format("%Y-%m-%d"), kind.parameter());
         let answer = match self.call(Method::GET, &path, None, Repeat::Once).await {
             Err(e) if e.is_rejection(StatusCode::BAD_REQUEST, "STATEMENT_CREATING") => return Err(BillError::Creating),
             Err(e) if e.is_rejection(StatusCode::BAD_REQUEST, "NO_STATEMENT_EXIST") => {
@@ -170,7 +154,7 @@ impl Client {
         Ok(BillTicket { url, sha1 })
     }
 
-    /// Fetch a bill, unpack it if it is packed, and prove it. Read it with [`TradeBill`] or [`FundFlowBill`].
+    /// Fetch a bill, unpack it if it is packed, and prove it. Read it with [`TradeBill`].
     pub async fn download_bill(&self, ticket: &BillTicket) -> Result<Vec<u8>, BillError> {
         let mut reply =
             self.send_to(Method::GET, ticket.url.clone(), None, BILL_MAX_BYTES, Some(DOWNLOAD_TIMEOUT)).await?;

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::*;
 use crate::crypto::ApiV3Key;
 use crate::pay::bill::file::decimal;
-use crate::pay::bill::{BillError, BillFormatError, BillKind, BillState, FundFlowBill, TradeBill, TradeRow};
+use crate::pay::bill::{BillError, BillFormatError, BillKind, BillState, TradeBill, TradeRow};
 use crate::pay::{Client, Config, Error};
 
 /// The day before the test clock's.
@@ -111,7 +111,6 @@ async fn a_bill_is_asked_for_fetched_and_proven() {
     for (kind, is_packed, target) in [
         (BillKind::Trade, false, "/v3/bill/tradebill?bill_date=2024-05-31&bill_type=ALL"),
         (BillKind::TradeRefund, true, "/v3/bill/tradebill?bill_date=2024-05-31&bill_type=REFUND&tar_type=GZIP"),
-        (BillKind::FundFlow, true, "/v3/bill/fundflowbill?bill_date=2024-05-31&account_type=BASIC&tar_type=GZIP"),
     ] {
         let sent = if is_packed { gzip(&bill) } else { bill.clone() };
         let server = announcer(&clock, &files(200, sent).await, &sha1(&bill).to_uppercase()).await;
@@ -292,30 +291,6 @@ fn a_file_that_is_not_whole_is_refused() {
     let mut bill = TradeBill::new(broken.as_bytes()).unwrap();
     assert!(bill.next().unwrap().is_err());
     assert!(bill.next().is_none() && bill.summary().is_none());
-}
-
-#[test]
-fn fund_flows_are_read_and_summed() {
-    let text = "\u{feff}记账时间,微信支付业务单号,资金流水单号,业务名称,业务类型,收支类型,收支金额(元),账户结余(元),资金变更提交申请人,备注,业务凭证号\r\n\
-        `2026-11-20 10:00:00,`4200,`1001,`交易,`交易,`收入,`12.34,`112.34,`system,`结算总金额 12.34 元;含手续费 0.07 元,`o-1\r\n\
-        `2026-11-20 11:00:00,`5000,`1002,`退款,`退款,`支出,`2.00,`110.34,`1900000001API,`退款总金额2.00元,`r-1\r\n\
-        资金流水总笔数,收入笔数,收入金额,支出笔数,支出金额\r\n`2.0,`1.0,`12.34,`1.0,`2.00\r\n";
-    let mut bill = FundFlowBill::new(text.as_bytes()).unwrap();
-    let rows: Vec<_> = bill.by_ref().map(Result::unwrap).collect();
-    assert_eq!((rows[0].incoming, rows[0].amount_fen, rows[0].balance_fen), (true, 1_234, 11_234));
-    assert_eq!((rows[1].incoming, rows[1].voucher.as_str()), (false, "r-1"));
-    let summary = bill.summary().unwrap();
-    assert_eq!((summary.n_rows, summary.in_fen, summary.out_fen), (2, 1_234, 200));
-    for (from, to) in [
-        ("`支出,", "`别的,"),
-        ("`12.34,`112", "`-12.34,`112"),
-        ("`1.0,`2.00", "`1.0,`2.01"),
-        ("`1.0,`12.34", "`2.0,`12.34"),
-    ] {
-        let text = text.replacen(from, to, 1);
-        assert!(FundFlowBill::new(text.as_bytes()).unwrap().any(|row| row.is_err()), "{to}");
-    }
-    assert!(matches!(FundFlowBill::new(published().as_bytes()), Err(BillFormatError::Header(_))));
 }
 
 #[test]

@@ -81,7 +81,6 @@ async fn kinds_of_bills_have_their_own_columns() {
         ("/v3/bill/tradebill?bill_date=2026-11-21&bill_type=ALL", 27, 3),
         ("/v3/bill/tradebill?bill_date=2026-11-21&bill_type=SUCCESS", 20, 2),
         ("/v3/bill/tradebill?bill_date=2026-11-21&bill_type=REFUND", 29, 1),
-        ("/v3/bill/fundflowbill?bill_date=2026-11-21&account_type=BASIC", 11, 3),
     ] {
         let file = world.get(&world.path(&world.announced(path).await)).await.body;
         let lines: Vec<&str> = file.split("\r\n").collect();
@@ -91,9 +90,6 @@ async fn kinds_of_bills_have_their_own_columns() {
             assert_eq!(line.split(",`").count(), n_columns, "{line}");
         }
     }
-    let file = world.get(&world.path(&world.announced("/v3/bill/fundflowbill?bill_date=2026-11-21").await)).await.body;
-    assert!(file.ends_with("\r\n`3.0,`2.0,`24.68,`1.0,`2.34\r\n"), "{file}");
-    assert!(file.contains("`支出,`2.34,`22.34,"), "{file}");
 }
 
 #[tokio::test]
@@ -132,8 +128,6 @@ async fn bills_have_their_time() {
     is(bill("bill_date=2026-11-21&tar_type=ZIP").await, "PARAM_ERROR");
     is(bill("bill_date=2026-11-21&account_type=BASIC").await, "PARAM_ERROR");
     is(bill("bill_type=ALL").await, "PARAM_ERROR");
-    let path = "/v3/bill/fundflowbill?bill_date=2026-11-21&account_type=FEES";
-    is(code(world.get(path).await), "NO_STATEMENT_EXIST");
 
     let announced = world.announced("/v3/bill/tradebill?bill_date=2026-11-21").await;
     let path = world.path(&announced);

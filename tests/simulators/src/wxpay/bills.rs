@@ -257,55 +257,6 @@ fn refunded(order: &Order, refund: &Refund, day: NaiveDate) -> Row {
     Row { at: refund.created_at, values }
 }
 
-pub(super) fn fund_flow(sim: &Sim, uri: &Uri, call: &Call<'_>, now: DateTime<Utc>) -> Result<Answer, Refusal> {
-    let day = day(uri, &["bill_date", "account_type", "tar_type"], now)?;
-    match query_value(uri, "account_type").as_deref() {
-        None | Some("BASIC") => {}
-        Some("OPERATION" | "FEES") => return Err(nothing()),
-        Some(_) => return Err(Refusal::param("account_type", "BASIC, OPERATION or FEES")),
-    }
-    // When, signed fen, WeChat's number, ours.
-    let mut flows: Vec<(DateTime<Utc>, i64, String, String)> = Vec::new();
-    let state = sim.state();
-    let orders: Vec<&Order> = state.newest_orders().collect();
-    for order in orders.into_iter().rev() {
-        if let (Some(at), Some(id)) = (order.paid_at, &order.transaction_id) {
-            flows.push((at, order.ledger_fen(), id.clone(), order.out_trade_no.clone()));
-        }
-        for refund in &order.refunds {
-            if let Some(at) = refund.success_at {
-                flows.push((at, -refund.refund_fen, refund.refund_id.clone(), refund.out_refund_no.clone()));
-            }
-        }
-    }
-    drop(state);
-    flows.sort_by_key(|flow| flow.0);
-    let (mut balance, mut income, mut expense) = (0_i64, (0, 0), (0, 0));
-    let mut text = "\u{feff}记账时间,微信支付业务单号,资金流水单号,业务名称,业务类型,收支类型,收支金额(元),账户结余(元),资金变更提交申请人,备注,业务凭证号\r\n".to_owned();
-    for (at, fen, id, ours) in &flows {
-        balance = balance.saturating_add(*fen);
-        if beijing_day(*at) != Some(day) {
-            continue;
-        }
-        let (kind, direction, tally) =
-            if *fen >= 0 { ("交易", "收入", &mut income) } else { ("退款", "支出", &mut expense) };
-        *tally = (tally.0 + 1, tally.1 + fen.saturating_abs());
-        let (at, amount, balance) = (beijing_text(*at), yuan(fen.saturating_abs()), yuan(balance));
-        let flow = format!("1{id}");
-        let values = [&at, id, &flow, kind, kind, direction, &amount, &balance, "system", "", ours];
-        text.push_str(&line(values.into_iter()));
-    }
-    let n_rows = income.0 + expense.0;
-    if n_rows == 0 {
-        return Err(nothing());
-    }
-    text.push_str("资金流水总笔数,收入笔数,收入金额,支出笔数,支出金额\r\n");
-    let counts = [n_rows, income.0, expense.0].map(|count: i64| format!("{count}.0"));
-    let [n_rows, n_in, n_out] = &counts;
-    text.push_str(&line([n_rows, n_in, &yuan(income.1), n_out, &yuan(expense.1)].into_iter().map(String::as_str)));
-    announce(sim, call, uri, &text, now)
-}
-
 /// Keeps the file for a while and tells where it is, by the host the request came to and the prefix it came under.
 fn announce(sim: &Sim, call: &Call<'_>, uri: &Uri, text: &str, now: DateTime<Utc>) -> Result<Answer, Refusal> {
     let packed = match query_value(uri, "tar_type").as_deref() {

@@ -130,41 +130,14 @@ pub enum BillState {
     Unknown(String),
 }
 
-/// A row of the fund-flow bill: money in or out of an account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FundFlowRow {
-    /// Counted from 1, the header's.
-    pub line: u64,
-    /// When it was booked.
-    pub at: DateTime<Utc>,
-    /// WeChat's number of the payment or refund behind it.
-    pub business_id: String,
-    /// The number of the booking.
-    pub flow_id: String,
-    /// Such as 交易 or 退款.
-    pub business_name: String,
-    /// Such as 交易.
-    pub business_kind: String,
-    /// Into the account, or out of it.
-    pub incoming: bool,
-    /// Fen, never negative.
-    pub amount_fen: i64,
-    /// Fen in the account afterwards.
-    pub balance_fen: i64,
-    /// Our number, of the payment or refund.
-    pub voucher: String,
-    /// Free text.
-    pub note: String,
-}
-
 /// What a bill says of itself, agreed with its rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BillSummary {
     /// Rows.
     pub n_rows: i64,
-    /// Fen in: of orders in a trade bill (应结订单总金额), of income in a fund-flow bill.
+    /// Fen in: of orders (应结订单总金额).
     pub in_fen: i64,
-    /// Fen out: of refunds in a trade bill (退款总金额), of expenses in a fund-flow bill.
+    /// Fen out: of refunds (退款总金额).
     pub out_fen: i64,
 }
 
@@ -328,101 +301,6 @@ fn trade_row<R>(table: &Table<R>, row: &Row) -> Result<TradeRow, BillFormatError
         fee_hundred_thousandths: table.number(row, "手续费", FEE_SCALE)?.unwrap_or_default(),
         rate: text("费率").to_owned(),
         refund,
-    })
-}
-
-/// Rows of a fund-flow bill, checked like those of a [`TradeBill`].
-#[derive(Debug)]
-pub struct FundFlowBill<R> {
-    table: Table<R>,
-    n_in: i64,
-    n_out: i64,
-    in_fen: i64,
-    out_fen: i64,
-    summary: Option<BillSummary>,
-}
-
-impl<R: BufRead> FundFlowBill<R> {
-    /// Read the header.
-    pub fn new(reader: R) -> Result<Self, BillFormatError> {
-        let table = Table::new(reader, "资金流水总笔数")?;
-        for column in ["记账时间", "微信支付业务单号", "收支类型", "收支金额(元)", "账户结余(元)"]
-        {
-            if table.place(column).is_none() {
-                return Err(BillFormatError::Header(column));
-            }
-        }
-        Ok(Self { table, n_in: 0, n_out: 0, in_fen: 0, out_fen: 0, summary: None })
-    }
-
-    /// What the bill says of itself; present once all rows were read and agreed with.
-    pub fn summary(&self) -> Option<&BillSummary> {
-        self.summary.as_ref()
-    }
-
-    fn advance(&mut self) -> Result<Option<FundFlowRow>, BillFormatError> {
-        if self.summary.is_some() {
-            return Ok(None);
-        }
-        match self.table.advance()? {
-            Line::Row(row) => {
-                let read = fund_flow_row(&self.table, &row)?;
-                let (count, sum) = match read.incoming {
-                    true => (&mut self.n_in, &mut self.in_fen),
-                    false => (&mut self.n_out, &mut self.out_fen),
-                };
-                let too_much = BillFormatError::Value { line: row.line, column: "收支金额(元)" };
-                *sum = sum.checked_add(read.amount_fen).ok_or(too_much)?;
-                *count = count.saturating_add(1);
-                Ok(Some(read))
-            }
-            Line::Summary(summary) => {
-                let n_rows = self.n_in.saturating_add(self.n_out);
-                summary.count("资金流水总笔数", n_rows)?;
-                summary.count("收入笔数", self.n_in)?;
-                summary.count("支出笔数", self.n_out)?;
-                summary.amount("收入金额", self.in_fen)?;
-                summary.amount("支出金额", self.out_fen)?;
-                self.summary = Some(BillSummary { n_rows, in_fen: self.in_fen, out_fen: self.out_fen });
-                Ok(None)
-            }
-        }
-    }
-}
-
-impl<R: BufRead> Iterator for FundFlowBill<R> {
-    type Item = Result<FundFlowRow, BillFormatError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.table.failed {
-            return None;
-        }
-        let item = self.advance();
-        self.table.failed = item.is_err();
-        item.transpose()
-    }
-}
-
-fn fund_flow_row<R>(table: &Table<R>, row: &Row) -> Result<FundFlowRow, BillFormatError> {
-    let wrong = |column| BillFormatError::Value { line: row.line, column };
-    let incoming = match table.text(row, "收支类型") {
-        "收入" => true,
-        "支出" => false,
-        _ => return Err(wrong("收支类型")),
-    };
-    let amount = table.fen(row, "收支金额(元)")?.filter(|amount| *amount >= 0);
-    Ok(FundFlowRow {
-        line: row.line,
-        at: table.time(row, "记账时间")?.ok_or_else(|| wrong("记账时间"))?,
-        business_id: table.needed(row, "微信支付业务单号")?.to_owned(),
-        flow_id: table.text(row, "资金流水单号").to_owned(),
-        business_name: table.text(row, "业务名称").to_owned(),
-        business_kind: table.text(row, "业务类型").to_owned(),
-        incoming,
-        amount_fen: amount.ok_or_else(|| wrong("收支金额(元)"))?,
-        balance_fen: table.fen(row, "账户结余(元)")?.ok_or_else(|| wrong("账户结余(元)"))?,
-        voucher: table.text(row, "业务凭证号").to_owned(),
-        note: table.text(row, "备注").to_owned(),
     })
 }
 
