@@ -20,6 +20,14 @@ async fn fault(world: &World, path: &str, mode: &str, errcode: Option<&str>, cou
     Ok(())
 }
 
+/// WeChat cannot give it back, and says so.
+async fn abnormal(world: &World, refund: &str) -> anyhow::Result<()> {
+    world.client.timer("deliverOutbox").await?;
+    let event = json!({ "outRefundNo": refund, "status": "ABNORMAL", "notify": "once" });
+    world.client.control("refund", event).await?.ok();
+    Ok(())
+}
+
 /// An approved refund of one of three boxes, which WeChat has not heard of.
 async fn approved(world: &World, token: &str) -> anyhow::Result<(String, String)> {
     let id = paid(world, token, order_of("p-apple", 3)).await?;
@@ -113,9 +121,7 @@ async fn an_abnormal_refund_waits_for_staff_and_keeps_its_number() -> anyhow::Re
     let c = &world.client;
     let token = c.login("alice").await?;
     let (_, refund) = approved(&world, &token).await?;
-    c.timer("deliverOutbox").await?;
-    let abnormal = json!({ "outRefundNo": refund, "status": "ABNORMAL", "notify": "once" });
-    c.control("refund", abnormal).await?.ok();
+    abnormal(&world, &refund).await?;
     assert_eq!(get(&world, &token, &refund).await?["status"], "failed");
     // Tried again it is what it was.
     shop(&world, "retry", &refund, json!({})).await?.ok();
@@ -137,9 +143,7 @@ async fn what_staff_settle_is_asked_for_first() -> anyhow::Result<()> {
     let token = c.login("alice").await?;
     let (_, refund) = approved(&world, &token).await?;
     // WeChat took it and the shop heard a refusal.
-    c.timer("deliverOutbox").await?;
-    let abnormal = json!({ "outRefundNo": refund, "status": "ABNORMAL", "notify": "once" });
-    c.control("refund", abnormal).await?.ok();
+    abnormal(&world, &refund).await?;
     fault(&world, REFUNDS, "500", None, 2).await?;
     let settle = json!({ "remark": "转账 50 元" });
     shop(&world, "settle", &refund, settle.clone()).await?.refused(502, "UPSTREAM_ERROR");
@@ -159,8 +163,7 @@ async fn money_that_goes_back_a_second_time_is_recorded() -> anyhow::Result<()> 
     let c = &world.client;
     let token = c.login("alice").await?;
     let (id, refund) = approved(&world, &token).await?;
-    c.timer("deliverOutbox").await?;
-    c.control("refund", json!({ "outRefundNo": refund, "status": "ABNORMAL", "notify": "once" })).await?.ok();
+    abnormal(&world, &refund).await?;
     shop(&world, "settle", &refund, json!({ "remark": "转账 50 元" })).await?.ok();
     let repaired = json!({ "outRefundNo": refund, "status": "SUCCESS", "notify": "duplicate" });
     c.control("refund", repaired).await?.ok();
