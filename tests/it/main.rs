@@ -38,6 +38,7 @@ mod histories;
 mod identity;
 mod identity_card;
 mod input;
+mod input_shapes;
 mod interleave;
 mod linking;
 mod lottery;
