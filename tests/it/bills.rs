@@ -26,14 +26,14 @@ async fn to_hour(client: &Client, now: chrono::DateTime<chrono::Utc>, hour: i64)
 }
 
 /// A world at noon in Beijing.
-async fn noon() -> anyhow::Result<World> {
+pub(crate) async fn noon() -> anyhow::Result<World> {
     let world = World::start().await?;
     to_hour(&world.client, world.app.clock.now(), 12).await?;
     Ok(world)
 }
 
 /// The next morning, when bills are ready.
-async fn morning(world: &World) -> anyhow::Result<()> {
+pub(crate) async fn morning(world: &World) -> anyhow::Result<()> {
     world.settle_down().await?;
     to_hour(&world.client, world.app.clock.now(), 10).await
 }

@@ -66,6 +66,7 @@ mod refunds_money;
 mod refunds_races;
 mod refunds_wechat;
 mod remembered;
+mod replies;
 mod reviews;
 mod right;
 mod seal;
