@@ -107,6 +107,17 @@ async fn the_audit_sees_damage_to_messages_of_every_kind() -> anyhow::Result<()>
                 doc! { "payload": r#"{"openId":"o-a","template":"assignment","values":{},"customerIds":["c-2"]}"# },
             ),
         ),
+        (
+            "a text beside a message that was delivered",
+            outbox,
+            vec![Edit::Insert(
+                "outbox",
+                doc! {
+                    "_id": "message:sent:sms", "kind": "sms", "payload": "{}", "status": "pending", "attempts": 0i64,
+                    "claim": 0i64, "nextAttemptAt": at(0), "createdAt": at(0),
+                },
+            )],
+        ),
         ("unreadable", outbox, set("free", doc! { "status": Bson::Int64(7) })),
     ];
     let mut wrong = Vec::new();

@@ -100,6 +100,23 @@ pub(super) fn item_off(item: &OutboxItem, now: DateTime<Utc>) -> Vec<&'static st
 }
 
 impl Audit<'_> {
+    /// A text that names a message was ordered in the transaction in which that message ended because nobody allowed it.
+    pub(super) async fn check_texts_of(&mut self, items: &[OutboxItem]) -> Result<(), Error> {
+        let of = |item: &OutboxItem| Some(item.id.strip_suffix(":sms").filter(|_| item.kind == "sms")?.to_owned());
+        let messages: Vec<OutboxItem> = self.matching("outbox", "_id", items.iter().filter_map(of).collect()).await?;
+        for (text, id) in items.iter().filter_map(|item| Some((item, of(item)?))) {
+            let replaced = |message: &OutboxItem| {
+                message.status == OutboxStatus::Skipped && message.reason.as_deref() == Some("NO_SUBSCRIPTION")
+            };
+            // Without a message the text was planned in the first place.
+            if messages.iter().any(|message| message.id == id && !replaced(message)) {
+                let path = format!("outbox/{}", text.id);
+                self.violation("outbox", "a text takes the place of a message that was not refused", path);
+            }
+        }
+        Ok(())
+    }
+
     /// Every permission that a user gave is there, with a message, or void; and the messages hold what they are said to hold.
     pub(super) async fn subscriptions(&mut self) -> Result<(), Error> {
         let mut after: Option<Bson> = None;

@@ -26,7 +26,7 @@
 //! | `review` | a review is of a line that its author has received; it is shown only after WeChat passed it or staff published it; the stars are those of the published reviews |
 //! | `parcel` | a parcel's state, trace and marks fit; its orders show it as it is, arrival included; it was not asked about too often; subscriptions are those that parcels of orders made |
 //! | `event` | what is told or reported has happened, and to the one who is told: order paid, shipped, arrived, refunded, draw, coins that expire |
-//! | `outbox` | nothing waits beyond its limit without being dead; what has ended has one end, is leased to nobody and not being sent; tries are numbered, and the last says what the state says; only messages hold permissions; a refund has its cause and its outcome |
+//! | `outbox` | nothing waits beyond its limit without being dead; what has ended has one end, is leased to nobody and not being sent; tries are numbered, and the last says what the state says; only messages hold permissions; a text beside a message takes the place of one that its user did not allow; a refund has its cause and its outcome |
 //! | `subscription` | messages that a user agreed to = those still available + those that items of the outbox hold + those found void |
 //! | `assignment` | who was assigned a customer is told by a message that names the customer, and no such message was delivered without its assignment |
 //!
@@ -726,6 +726,7 @@ impl Audit<'_> {
             let batch: Batch<OutboxItem> = self.batch("outbox", "outbox", after).await?;
             self.check_causes_of(&batch.rows).await?;
             self.check_subscriptions_of(&batch.rows).await?;
+            self.check_texts_of(&batch.rows).await?;
             let numbers = batch.rows.iter().filter_map(|i| i.id.strip_prefix("refund:").map(str::to_owned)).collect();
             let causes: Vec<PaymentException> = self.matching("paymentExceptions", "outRefundNo", numbers).await?;
             let numbers = batch.rows.iter().filter_map(|i| after_sale_of(&i.id)).collect();
