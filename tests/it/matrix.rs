@@ -1,7 +1,8 @@
 //! Every pair of commands on one order, at the same moment, in two processes: the order ends where one of the two orders of the
 //! commands leads by the tables of [`domain::machine`], the payer's money is where the book says it is, and the audit is clean.
 //!
-//! A command is one entry of [`COMMANDS`]. The tests run what fits into 30 seconds; `JINLU_LONG=1` runs it all a hundred times.
+//! A command is one entry of [`COMMANDS`]. The tests run what fits into 30 seconds; `JINLU_LONG=1` runs it all a hundred times, or
+//! as often as `JINLU_TIMES` says.
 //! `JINLU_SEED=…` picks another schedule.
 
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use it::{Answer, Client, World, asked, order_of};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 use simulators::RefundStatus;
 
 use crate::coins::{give, mug, verified};
@@ -151,6 +152,32 @@ fn apply<'a>(c: &'a Client, case: &'a Case, returns: bool) -> BoxFuture<'a, anyh
     async move { c.call("refunds", &case.token, event).await }.boxed()
 }
 
+/// One call about several orders, of which this is the only one.
+fn batch<'a>(c: &'a Client, event: Value) -> BoxFuture<'a, anyhow::Result<Answer>> {
+    async move {
+        let name = if event["action"].is_string() { "orders" } else { "batchUpdateOrders" };
+        let answer = c.call_service(name, event).await?;
+        let fared = &answer.ok()["results"][0];
+        let known = fared["success"] == true || REFUSALS.contains(&fared["code"].as_str().unwrap_or_default());
+        anyhow::ensure!(known, "in a batch: {answer:?}");
+        Ok(answer)
+    }
+    .boxed()
+}
+
+/// What is asked back before anything else is, as far as the order goes by it.
+fn asked_back(m: Model) -> Model {
+    let for_money = m.status.is_paid() && !(m.mall && m.status == State::Paid);
+    match for_money && !m.refunded_whole() {
+        true => Model { refund: Some(refund::START), returns: false, ..m },
+        false => m,
+    }
+}
+
+fn shipped(m: Model) -> Model {
+    if m.refunded_whole() { m } else { m.after(Event::Ship) }
+}
+
 /// The order that two commands meet at.
 struct Case {
     token: String,
@@ -214,25 +241,30 @@ const COMMANDS: &[Command] = &[
         name: "ship",
         run: |c, case| async move { c.call_service("orders", parcel(&case.order, "YT1")).await }.boxed(),
         fits: |m| !matches!(m.status, State::Closed),
-        effect: |m| if m.refunded_whole() { m } else { m.after(Event::Ship) },
+        effect: shipped,
     },
     Command {
         name: "shipOtherwise",
         run: |c, case| async move { c.call_service("orders", parcel(&case.order, "YT2")).await }.boxed(),
         fits: |m| matches!(m.status, State::Paid) && m.refund.is_none(),
-        effect: |m| if m.refunded_whole() { m } else { m.after(Event::Ship) },
+        effect: shipped,
     },
     Command {
         name: "applyRefund",
         run: |c, case| apply(c, case, false),
         fits: |m| m.status.is_paid() && !m.in_refund(&[refund::State::Refunded, refund::State::Failed]),
-        effect: |m| {
-            let for_money = m.status.is_paid() && !(m.mall && m.status == State::Paid);
-            match for_money && !m.refunded_whole() {
-                true => Model { refund: Some(refund::START), returns: false, ..m },
-                false => m,
-            }
+        effect: asked_back,
+    },
+    Command {
+        // One of the two pieces: whoever asks for the rest next has the newest refund then.
+        name: "applyPart",
+        run: |c, case| {
+            let items = json!([{ "lineId": "1", "quantity": 1 }]);
+            let event = json!({ "action": "apply", "orderId": case.order, "reason": "x", "items": items });
+            async move { c.call("refunds", &case.token, event).await }.boxed()
         },
+        fits: |m| m.status.is_paid() && m.refund.is_none(),
+        effect: asked_back,
     },
     Command {
         name: "applyReturn",
@@ -343,6 +375,61 @@ const COMMANDS: &[Command] = &[
         },
         fits: |m| matches!(m.status, State::PendingPayment) || m.mall,
         effect: |m| m.given_up(Event::Cancel),
+    },
+    Command {
+        name: "staffCancels",
+        run: |c, case| {
+            let event = json!({ "action": "cancel", "orderId": case.order, "reason": "缺货" });
+            async move { c.call("orders", &case.staff, event).await }.boxed()
+        },
+        fits: |m| matches!(m.status, State::PendingPayment) || m.mall,
+        effect: |m| m.given_up(Event::Cancel),
+    },
+    Command {
+        name: "changeAddress",
+        run: |c, case| {
+            let mut address = order_of("p-sticker", 1)["address"].clone();
+            address["detail"] = json!("文二路 2 号");
+            let event = json!({ "action": "changeAddress", "orderId": case.order, "address": address });
+            async move { c.call("orders", &case.token, event).await }.boxed()
+        },
+        fits: |m| m.status == State::PendingPayment,
+        // Sending is for nothing there as well, so that WeChat need not hear of it.
+        effect: |m| m,
+    },
+    Command {
+        name: "shipBatch",
+        run: |c, case| {
+            let mut shipment = parcel(&case.order, "YT1");
+            shipment.as_object_mut().unwrap().remove("action");
+            batch(c, json!({ "action": "shipBatch", "shipments": [shipment] }))
+        },
+        fits: |m| m.status == State::Paid,
+        effect: shipped,
+    },
+    Command {
+        name: "batchShip",
+        run: |c, case| {
+            let parcel = json!({ "expressCompany": "YTO", "trackingNo": "YT2" });
+            let mut event = json!({ "orderIds": [case.order], "status": "shipped" });
+            event.as_object_mut().unwrap().extend(parcel.as_object().unwrap().clone());
+            batch(c, event)
+        },
+        fits: |m| m.status == State::Paid,
+        effect: shipped,
+    },
+    Command {
+        name: "batchComplete",
+        run: |c, case| batch(c, json!({ "orderIds": [case.order], "status": "completed" })),
+        fits: |m| matches!(m.status, State::Paid | State::Shipped),
+        effect: |m| m.after(Event::Receive),
+    },
+    Command {
+        // What waits is sent and asked for; a refund that was sent a moment ago is asked for later.
+        name: "deliverOutbox",
+        run: |c, _| async move { c.timer("deliverOutbox").await }.boxed(),
+        fits: |m| m.status.is_paid(),
+        effect: |m| m,
     },
 ];
 
@@ -590,7 +677,8 @@ async fn every_pair_of_commands_ends_as_one_after_the_other() -> anyhow::Result<
     }
     let (begun, limit) = (Instant::now(), Duration::from_secs(if long { 4 * 3600 } else { 30 }));
     let mut matrix = Matrix::new(seed).await?;
-    let (mut done, times) = (0usize, if long { 100 } else { 1 });
+    let times = asked("JINLU_TIMES").and_then(|times| times.parse().ok()).unwrap_or(if long { 100 } else { 1 });
+    let mut done = 0usize;
     'all: for _ in 0..times {
         pairs.shuffle(&mut matrix.random);
         for (start, a, b) in &pairs {
@@ -601,6 +689,9 @@ async fn every_pair_of_commands_ends_as_one_after_the_other() -> anyhow::Result<
             done += 1;
             if matrix.batch.len() == 40 {
                 matrix.settle().await?;
+            }
+            if long && done.is_multiple_of(500) {
+                eprintln!("{done} rounds after {:.0?}", begun.elapsed());
             }
         }
     }
