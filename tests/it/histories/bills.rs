@@ -12,7 +12,7 @@ use super::History;
 impl History {
     /// Somebody gives money back in the portal; the notice of it comes, or not.
     pub(super) async fn portal(&mut self, member: usize) -> Result<()> {
-        let Some(order) = self.one_of(&self.members[member].orders.clone()) else { return Ok(()) };
+        let Some(order) = self.order_in(member, &["paid", "shipped", "completed"]).await? else { return Ok(()) };
         // Of a payment that fits no order the shop gives back everything, so that nothing would be left for one of the two.
         let paid = doc! { "orderId": &order, "status": "paid" };
         let paid = self.db.collection::<Document>("payments").find_one(paid).await?;

@@ -31,7 +31,7 @@ impl History {
         match self.below(8) {
             0..5 => self.parcel_moves().await,
             5 => {
-                let Some(order) = self.one_of(&self.members[member].orders.clone()) else { return Ok(()) };
+                let Some(order) = self.order_in(member, &["shipped", "completed"]).await? else { return Ok(()) };
                 let query = json!({ "action": "query", "orderId": order });
                 self.member(member, "logistics", query).await?;
                 self.member(member, "logistics", json!({ "action": "mine" })).await.map(drop)
@@ -45,7 +45,7 @@ impl History {
                 self.service("logistics", query).await.map(drop)
             }
             _ => {
-                let Some(order) = self.one_of(&self.members[member].orders.clone()) else { return Ok(()) };
+                let Some(order) = self.order_in(member, &["shipped"]).await? else { return Ok(()) };
                 let subscribe = json!({ "action": "subscribe", "orderId": order });
                 self.staff("logistics", subscribe).await?;
                 self.staff("logistics", json!({ "action": "marked" })).await.map(drop)
@@ -94,7 +94,7 @@ impl History {
     pub(super) async fn ship_many(&mut self) -> Result<()> {
         let mut shipments = Vec::new();
         for member in 0..MEMBERS {
-            let Some(order) = self.one_of(&self.members[member].orders.clone()) else { continue };
+            let Some(order) = self.order_in(member, &["paid"]).await? else { continue };
             let (company, number) = self.waybill();
             shipments.push(match self.chance(85) {
                 true => {
@@ -120,7 +120,7 @@ impl History {
     pub(super) async fn reviews(&mut self, member: usize) -> Result<()> {
         match self.below(10) {
             0..5 => {
-                let Some(order) = self.one_of(&self.members[member].orders.clone()) else { return Ok(()) };
+                let Some(order) = self.order_in(member, &["completed"]).await? else { return self.buy(member).await };
                 let mut input = json!({
                     "action": "add", "orderId": order, "lineId": (1 + self.below(2)).to_string(), "rating": 1 + self.below(5),
                     "text": self.one_of(&["很甜", "", "包装破了"]), "anonymous": self.chance(30), "requestId": self.request_id(),
