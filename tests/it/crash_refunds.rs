@@ -99,7 +99,7 @@ impl Place {
     }
 
     /// Nothing is lost, doubled or stuck.
-    async fn is_well(self, host: &Host, crashpoint: &str) -> anyhow::Result<()> {
+    async fn end(self, host: &Host, crashpoint: &str) -> anyhow::Result<()> {
         settle_down(&host.client).await?;
         #[expect(clippy::disallowed_methods, reason = "the audit's clock only has to be near")]
         let found = violations(&self.store, chrono::Utc::now()).await?;
@@ -132,11 +132,11 @@ async fn survives(crashpoint: &str) -> anyhow::Result<()> {
     // What was sent before the kill and what was sent after it is one number, the refund's own.
     let number = seen["refundId"].as_str().unwrap_or_default().to_owned();
     assert_eq!(at_wechat(&host.client).await?, [(number.clone(), "SUCCESS".to_owned())], "{crashpoint}");
-    assert_eq!(place.numbers(&number).await?, [number.clone()], "{crashpoint}");
+    assert_eq!(place.numbers(&number).await?, std::slice::from_ref(&number), "{crashpoint}");
     let sent = matches!(crashpoint, "refund.sent" | "refund.concluding" | "refund.concluded");
     let known: Vec<&String> = before.iter().map(|(number, _)| number).collect();
     assert_eq!(known, if sent { vec![&number] } else { vec![] }, "{crashpoint}: known at WeChat after the kill");
-    place.is_well(&host, crashpoint).await
+    place.end(&host, crashpoint).await
 }
 
 /// WeChat has closed the refund, and staff decide: killed while they do, they decide again.
@@ -174,7 +174,7 @@ async fn decision_survives(action: &str, crashpoint: &str) -> anyhow::Result<()>
         false => (vec![closed], vec![refund.clone()]),
     };
     assert_eq!((at_wechat(&host.client).await?, place.numbers(&refund).await?), (known, booked), "{crashpoint}");
-    place.is_well(&host, crashpoint).await
+    place.end(&host, crashpoint).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

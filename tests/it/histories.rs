@@ -1194,7 +1194,7 @@ async fn any_history_ends_with_books_that_add_up() -> Result<()> {
                     }
                     Err(error) => return Err(error),
                 }
-                if long && played.is_multiple_of(100) {
+                if long && seed.is_multiple_of(100) {
                     eprintln!("seed {seed} after {:.0?}", begun.elapsed());
                 }
             }
