@@ -314,7 +314,8 @@ const COMMANDS: &[Command] = &[
             async move { c.control("refund", event).await }.boxed()
         },
         fits: |m| m.in_refund(&[refund::State::Refunding]),
-        effect: |m| m.refund_after(refund::Event::Succeed),
+        // What failed here was closed by WeChat, for which that is the end.
+        effect: |m| if m.in_refund(&[refund::State::Refunding]) { m.refund_after(refund::Event::Succeed) } else { m },
     },
     Command {
         name: "retry",
@@ -624,6 +625,10 @@ impl Matrix {
         assert!(allowed.contains(&end), "{what}: {end:?}, and not one of {allowed:?}");
         let ends = BTreeSet::from(both.map(|m| m.settled().end()));
         self.batch.push(Round { what, order: case.order, ends });
+        if start.silent {
+            // In the long run the timer that completes it comes with rounds of other orders, too.
+            self.settle().await?;
+        }
         Ok(())
     }
 
