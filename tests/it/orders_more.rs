@@ -281,6 +281,44 @@ async fn an_order_goes_elsewhere_while_it_is_not_paid() -> anyhow::Result<()> {
     world.finish().await
 }
 
+/// What staff have agreed on with the buyer is about the place before: another place costs the difference, and no more.
+#[tokio::test]
+async fn a_freight_that_staff_set_moves_with_the_address_by_the_difference() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let (token, staff) = (c.login("alice").await?, world.staff("orders")?);
+    let order = c.call("submitOrder", &token, order_of("p-oil", 1)).await?.text("orderId");
+    let freight =
+        |yuan: f64| json!({ "action": "changePrice", "orderId": order, "freightAmount": yuan, "reason": "运费约定" });
+    let to = |province: &str, accept: bool| {
+        json!({ "action": "changeAddress", "orderId": order, "acceptFreight": accept, "address":
+            { "name": "张三", "phone": "13800138000", "province": province, "detail": "解放路 1 号" } })
+    };
+    c.call("orders", &staff, freight(0.0)).await?.ok();
+    // The same fee there: what was agreed on holds, and nothing has to be accepted.
+    let near = c.call("orders", &token, to("江苏省", false)).await?;
+    assert_eq!((&near.ok()["freightAmount"], &near.body["paymentAmount"]), (&json!(0), &json!(128)));
+    let far = c.call("orders", &token, to("新疆", false)).await?;
+    far.refused(409, "AMOUNT_MISMATCH");
+    assert_eq!(
+        far.body["details"]["differences"][1],
+        json!({ "field": "freightAmount", "expected": "75.00", "actual": "0.00" })
+    );
+    let far = c.call("orders", &token, to("新疆", true)).await?;
+    assert_eq!((&far.ok()["freightAmount"], &far.body["paymentAmount"]), (&json!(75), &json!(203)));
+    // What is agreed on for the far place takes no more off the near one than there is, and comes back with it.
+    c.call("orders", &staff, freight(50.5)).await?.ok();
+    let near = c.call("orders", &token, to("浙江省", true)).await?;
+    assert_eq!((&near.ok()["freightAmount"], &near.body["paymentAmount"]), (&json!(0), &json!(128)));
+    let far = c.call("orders", &token, to("新疆", true)).await?;
+    assert_eq!((&far.ok()["freightAmount"], &far.body["paymentAmount"]), (&json!(50.5), &json!(178.5)));
+    assert_eq!(c.call("wxPay", &token, json!({ "orderId": order })).await?.ok()["paymentAmount"], 178.5);
+    c.pay(&order, "once").await?;
+    let seen = get(&world, &token, &order).await?;
+    assert_eq!((&seen["status"], &seen["freightAmount"]), (&json!("paid"), &json!(50.5)));
+    world.finish().await
+}
+
 #[tokio::test]
 async fn staff_read_what_an_order_moved() -> anyhow::Result<()> {
     let world = World::start().await?;

@@ -15,7 +15,7 @@ mod share;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use proof::{CALCULATOR, Proof, ProofError, RuleVersion, Step, StepKind, prove, verify};
+pub use proof::{Proof, ProofError, RuleVersion, Step, StepKind, adjust, prove, quote_before, verify};
 pub use share::Share;
 
 use crate::money::{AmountError, whole};
@@ -140,7 +140,8 @@ pub enum Adjustment {
     /// Staff set the freight.
     #[serde(rename = "freight")]
     Freight { to: Fen },
-    /// The goods go elsewhere. Where the templates ask for another fee than for the place before, it becomes the freight.
+    /// The goods go elsewhere. Where the templates ask for another fee than for the place before, the freight moves by the
+    /// difference: what staff set it to is an agreement about the place before.
     #[serde(rename = "place")]
     Place { to: freight::Destination },
 }
@@ -171,7 +172,7 @@ impl Quote {
 /// `INVALID_ARGUMENT` (lines, amounts, points beyond what they may pay for, a place that is not delivered to),
 /// `COUPON_NOT_APPLICABLE`, `PREPAID_PRODUCT_MISMATCH`, `PREPAID_INSUFFICIENT`, `BALANCE_INSUFFICIENT`.
 pub fn calculate(input: &Input) -> Result<Quote, Refusal> {
-    Ok(calculate::run(input)?.quote)
+    Ok(calculate::run(input, proof::Calculator::NEWEST)?.quote)
 }
 
 /// Compares what a buyer was shown with what it costs now; a difference is `AMOUNT_MISMATCH` with each total that differs, in

@@ -5,7 +5,7 @@
 //! than its order. What is paid at an old price all the same fits no order and is refunded.
 
 use chrono::{DateTime, Utc};
-use domain::quote::{Adjustment, Proof, check_unchanged, prove};
+use domain::quote::{Adjustment, Proof, adjust, check_unchanged};
 use domain::{Code, Failure, Fen, OrderId, OrderStatus, Refusal, ShopRules, Yuan};
 use serde::{Deserialize, Serialize};
 use store::orders::{Address, CHANGES_MAX, Order, PriceChange};
@@ -198,12 +198,6 @@ fn decide(order: &Order, changing: &Changing<'_>) -> Result<Option<Order>, Refus
         at: changing.now,
     });
     Ok(Some(after))
-}
-
-fn adjust(proof: &Proof, adjustment: Adjustment) -> Result<Proof, Refusal> {
-    let mut input = proof.input.clone();
-    input.adjustments.push(adjustment);
-    prove(input)
 }
 
 /// Writes a price into the order that it is of.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::proof::Calculator;
 use super::{Adjustment, Input, Line, Pieces, Purse, Quote, RuleVersion, Share, Step, StepKind, Want};
 use crate::money::AmountError;
 use crate::prepaid::covered_value;
@@ -19,9 +20,9 @@ fn too_large(_: AmountError) -> Refusal {
     Refusal::invalid("items", "订单金额超出范围")
 }
 
-/// Prices the input and notes every step.
-pub(super) fn run(input: &Input) -> Result<Run, Refusal> {
-    let mut desk = Desk::open(input)?;
+/// Prices the input as this version of the calculator does and notes every step.
+pub(super) fn run(input: &Input, calculator: Calculator) -> Result<Run, Refusal> {
+    let mut desk = Desk::open(input, calculator)?;
     desk.coupon_and_freight()?;
     desk.points()?;
     desk.prepaid_goods()?;
@@ -40,18 +41,21 @@ fn rank(line: &Line) -> impl Ord + '_ {
 /// A calculation under way. In each share `payment_amount` is what is still to pay.
 struct Desk<'a> {
     input: &'a Input,
+    calculator: Calculator,
     /// The input's lines in their rank, with their places there.
     lines: Vec<(usize, &'a Line)>,
     shares: Vec<Share>,
     freight: Share,
     /// What the templates ask for the place that the goods go to.
     fee: Fen,
+    /// Fen that the freight was set above the fee, or below it.
+    agreed: i64,
     steps: Vec<Step>,
     versions: Vec<RuleVersion>,
 }
 
 impl<'a> Desk<'a> {
-    fn open(input: &'a Input) -> Result<Self, Refusal> {
+    fn open(input: &'a Input, calculator: Calculator) -> Result<Self, Refusal> {
         if input.lines.is_empty() {
             return Err(Refusal::invalid("items", "没有商品"));
         }
@@ -68,8 +72,17 @@ impl<'a> Desk<'a> {
         let amounts = lines.iter().map(|(_, l)| l.price.checked_mul(l.quantity));
         let shares = amounts.map(|a| a.map(Share::unpaid)).collect::<Result<Vec<_>, _>>().map_err(too_large)?;
         let versions = vec![RuleVersion::new("shop", "rules", input.rules.version)];
-        let mut desk =
-            Self { input, lines, shares, freight: Share::default(), fee: Fen::ZERO, steps: Vec::new(), versions };
+        let mut desk = Self {
+            input,
+            calculator,
+            lines,
+            shares,
+            freight: Share::default(),
+            fee: Fen::ZERO,
+            agreed: 0,
+            steps: Vec::new(),
+            versions,
+        };
         let goods = desk.left().map_err(too_large)?;
         desk.step(StepKind::Goods, goods)?;
         Ok(desk)
@@ -222,12 +235,15 @@ impl<'a> Desk<'a> {
         for adjustment in &input.adjustments {
             match adjustment {
                 Adjustment::Price { to } => self.lower_to(*to)?,
-                Adjustment::Freight { to } => self.set_freight(*to)?,
+                Adjustment::Freight { to } => {
+                    self.agreed = to.get().saturating_sub(self.fee.get());
+                    self.set_freight(*to)?;
+                }
                 Adjustment::Place { to } => {
                     let fee = Fen::sum(self.fees(to)?.iter().map(|f| f.fee)).map_err(too_large)?;
                     if fee != self.fee {
                         self.fee = fee;
-                        self.set_freight(fee)?;
+                        self.set_freight(self.freight_there(fee)?)?;
                     }
                 }
             }
@@ -244,10 +260,29 @@ impl<'a> Desk<'a> {
         self.take(StepKind::PriceChange, off, true, |share| &mut share.staff_discount)
     }
 
+    /// The freight at a place with this fee: what was agreed on is kept as an amount above or below the fee, so that going there
+    /// and back changes nothing. It takes off no more than there is to take off.
+    fn freight_there(&self, fee: Fen) -> Result<Fen, Refusal> {
+        match self.calculator {
+            // Whatever had been agreed on was lost.
+            Calculator::V1 => Ok(fee),
+            Calculator::V2 => {
+                let least = fee.min(self.settled_freight()?);
+                let there = fee.get().saturating_add(self.agreed).max(least.get());
+                Fen::new(there).map_err(too_large)
+            }
+        }
+    }
+
+    /// What of the freight is paid or taken off otherwise.
+    fn settled_freight(&self) -> Result<Fen, Refusal> {
+        self.freight.amount.checked_sub(self.freight.payment_amount).map_err(too_large)
+    }
+
     /// What of the freight is paid or taken off otherwise stays so: it cannot become less than that.
     fn set_freight(&mut self, to: Fen) -> Result<(), Refusal> {
+        let settled = self.settled_freight()?;
         let share = &mut self.freight;
-        let settled = share.amount.checked_sub(share.payment_amount).map_err(too_large)?;
         share.payment_amount = to.checked_sub(settled).map_err(|_| {
             let least = Yuan(settled).to_string();
             Refusal::invalid("freightAmount", format!("运费最低可改为 {least} 元")).detail("min", least)

@@ -2,13 +2,35 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Quote, calculate};
+use super::{Adjustment, Input, Quote, calculate};
 use crate::money::whole;
-use crate::{Fen, Refusal};
+use crate::{Code, Fen, Refusal};
 
-/// The version of this calculation. A change that could give any input another result raises it, and keeps the older one for
-/// the proofs that name it.
-pub const CALCULATOR: i64 = 1;
+/// A version of the calculation. A change that could give any input another result makes a new one, and keeps the older ones for
+/// the proofs that name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Calculator {
+    /// Another place brought its own fee, whatever freight staff had set before.
+    V1,
+    /// Another place moves the freight by the difference of the fees.
+    V2,
+}
+
+impl Calculator {
+    /// What prices new orders.
+    pub(super) const NEWEST: Self = Self::V2;
+
+    fn number(self) -> i64 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+
+    fn of(number: i64) -> Option<Self> {
+        [Self::V1, Self::V2].into_iter().find(|one| one.number() == number)
+    }
+}
 
 /// What a step does. The stored texts are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,8 +122,30 @@ pub fn prove(mut input: Input) -> Result<Proof, Refusal> {
     if let Some(sending) = &mut input.sending {
         sending.templates.retain(|t| input.lines.iter().any(|l| l.template_id.as_ref() == Some(&t.id)));
     }
-    let run = calculate::run(&input)?;
-    Ok(Proof { calculator: CALCULATOR, input, versions: run.versions, steps: run.steps, quote: run.quote })
+    prove_with(Calculator::NEWEST, input)
+}
+
+pub(super) fn prove_with(calculator: Calculator, input: Input) -> Result<Proof, Refusal> {
+    let run = calculate::run(&input, calculator)?;
+    let (versions, steps, quote) = (run.versions, run.steps, run.quote);
+    Ok(Proof { calculator: calculator.number(), input, versions, steps, quote })
+}
+
+/// The price after one more change, by the calculator that made it: one price follows from one calculator. Refuses as
+/// [`super::calculate`] does; `CONFLICT` for the proof of a calculator that is not known here.
+pub fn adjust(proof: &Proof, adjustment: Adjustment) -> Result<Proof, Refusal> {
+    let calculator = Calculator::of(proof.calculator).ok_or(Code::Conflict)?;
+    let mut input = proof.input.clone();
+    input.adjustments.push(adjustment);
+    prove_with(calculator, input)
+}
+
+/// What a proof's price was before all changes but the first `n`.
+pub fn quote_before(proof: &Proof, n: usize) -> Result<Quote, Refusal> {
+    let calculator = Calculator::of(proof.calculator).ok_or(Code::Conflict)?;
+    let mut input = proof.input.clone();
+    input.adjustments.truncate(n);
+    Ok(calculate::run(&input, calculator)?.quote)
 }
 
 /// Computes the price again from the recorded input and compares every step and every share.
@@ -109,10 +153,8 @@ pub fn prove(mut input: Input) -> Result<Proof, Refusal> {
 /// It proves that the price follows from the input; whether the input was the truth (prices, balances, what the coupon said) is
 /// for whoever knows the store at that time.
 pub fn verify(proof: &Proof) -> Result<(), ProofError> {
-    if proof.calculator != CALCULATOR {
-        return Err(ProofError::UnknownCalculator(proof.calculator));
-    }
-    let run = calculate::run(&proof.input).map_err(ProofError::Refused)?;
+    let calculator = Calculator::of(proof.calculator).ok_or(ProofError::UnknownCalculator(proof.calculator))?;
+    let run = calculate::run(&proof.input, calculator).map_err(ProofError::Refused)?;
     if run.versions != proof.versions {
         return Err(ProofError::Versions);
     }

@@ -254,9 +254,8 @@ fn tenders(quote: &Quote) -> Vec<Share> {
     quote.lines.iter().chain([&quote.freight]).map(still).collect()
 }
 
-#[test]
-fn adjustments_by_hand() {
-    // 110.00 left of 2 × 50.00 goods and 10.00 freight.
+/// 110.00 left of 2 × 50.00 goods and 10.00 freight, which is 25.00 to 新疆.
+fn far_and_near() -> Input {
     let mut asked = input(vec![line(2, 5000, 2)]);
     asked.lines[0].template_id = Some(template_id(1));
     let mut near = template(1, 1000, 0, None);
@@ -264,9 +263,42 @@ fn adjustments_by_hand() {
     near.rules.push(far);
     near.rules[1].tariff.as_mut().unwrap().first_fee = fen(2500);
     asked.sending = sending(vec![near]);
-    let place = |province: &str| Adjustment::Place {
-        to: Destination { province: province.to_owned(), city: String::new(), code: None },
-    };
+    asked
+}
+
+fn place(province: &str) -> Adjustment {
+    Adjustment::Place { to: Destination { province: province.to_owned(), city: String::new(), code: None } }
+}
+
+/// Orders from before the freight moved by a difference keep their price, and change as they always did.
+#[test]
+fn a_proof_is_verified_and_changed_by_the_calculator_that_made_it() {
+    let adjustments = vec![Adjustment::Freight { to: fen(300) }, place("新疆")];
+    let moved = Input { adjustments, ..far_and_near() };
+    let old = proof::prove_with(proof::Calculator::V1, moved.clone()).unwrap();
+    assert_eq!((old.calculator, old.quote.freight.amount.get()), (1, 2500));
+    let new = prove(moved).unwrap();
+    assert_eq!((new.calculator, new.quote.freight.amount.get()), (2, 1800));
+    assert_eq!((verify(&old), verify(&new)), (Ok(()), Ok(())));
+    for (number, proof) in [(2, &old), (1, &new)] {
+        let forged = Proof { calculator: number, ..proof.clone() };
+        assert!(matches!(verify(&forged), Err(ProofError::Step { .. })), "{number}");
+    }
+    for (proof, there, back) in [(&old, 2500, 1000), (&new, 1800, 300)] {
+        let returned = adjust(proof, place("江苏")).unwrap();
+        assert_eq!((returned.calculator, returned.quote.freight.amount.get()), (proof.calculator, back));
+        assert_eq!(verify(&returned), Ok(()));
+        let before: Vec<_> = (0..=3).map(|n| quote_before(&returned, n).unwrap().freight.amount.get()).collect();
+        assert_eq!(before, [1000, 300, there, back]);
+    }
+    let unknown = Proof { calculator: 3, ..new };
+    assert_eq!(verify(&unknown), Err(ProofError::UnknownCalculator(3)));
+    assert_eq!(adjust(&unknown, place("江苏")).unwrap_err().code, Code::Conflict);
+}
+
+#[test]
+fn adjustments_by_hand() {
+    let asked = far_and_near();
     let quoted = |adjustments: &[Adjustment]| {
         let proof = prove(Input { adjustments: adjustments.to_vec(), ..asked.clone() })?;
         assert_eq!(verify(&proof), Ok(()));
@@ -286,10 +318,18 @@ fn adjustments_by_hand() {
     assert_eq!(quoted(&[price(9900), freight(100)]).unwrap(), [9000, 1000, 100, 0]);
     assert_eq!(quoted(&[price(9900), freight(99)]).unwrap_err().details["min"], "1.00");
     assert_eq!(quoted(&[price(9900), price(9901)]).unwrap_err().details["max"], "99.00");
-    // A place with the same fee leaves what staff set; another fee replaces it, there and back.
+    // What staff set moves by the difference of the fees, 10.00 here and 25.00 there, and comes back by it.
     assert_eq!(quoted(&[freight(0), place("江苏")]).unwrap(), [10000, 0, 0, 0]);
-    assert_eq!(quoted(&[freight(0), place("新疆")]).unwrap(), [10000, 0, 2500, 2500]);
-    assert_eq!(quoted(&[freight(0), place("新疆"), place("江苏")]).unwrap(), [10000, 0, 1000, 1000]);
+    assert_eq!(quoted(&[freight(0), place("新疆")]).unwrap(), [10000, 0, 1500, 1500]);
+    assert_eq!(quoted(&[freight(0), place("新疆"), place("江苏")]).unwrap(), [10000, 0, 0, 0]);
+    assert_eq!(quoted(&[freight(1300), place("新疆")]).unwrap(), [10000, 0, 2800, 2800]);
+    // Nothing is given to the buyer beyond the freight of the other place, and nothing is lost on the way.
+    assert_eq!(quoted(&[place("新疆"), freight(500), place("江苏")]).unwrap(), [10000, 0, 0, 0]);
+    assert_eq!(quoted(&[place("新疆"), freight(500), place("江苏"), place("新疆")]).unwrap(), [10000, 0, 500, 500]);
+    assert_eq!(quoted(&[freight(0), place("新疆"), freight(2000), place("江苏")]).unwrap(), [10000, 0, 500, 500]);
+    // A lower price keeps what it took off the freight, which the freight cannot go below.
+    assert_eq!(quoted(&[price(9900), place("新疆")]).unwrap(), [9000, 1000, 2500, 2400]);
+    assert_eq!(quoted(&[place("新疆"), price(9375), freight(700), place("江苏")]).unwrap(), [7500, 2500, 625, 0]);
     assert_eq!(quoted(&[place("西藏")]).unwrap_err().details["reason"], "NOT_DELIVERABLE");
 }
 
