@@ -129,6 +129,52 @@ async fn money_that_fits_no_order_is_recorded_and_goes_back() -> anyhow::Result<
     world.finish().await
 }
 
+/// Closing and changing ask about the open attempt and find a payment of another amount: it goes back, and pays for nothing.
+#[tokio::test]
+async fn a_wrong_payment_that_closing_finds_does_not_pay_the_order() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let (token, staff) = (c.login("alice").await?, world.staff("orders")?);
+    let mut orders = Vec::new();
+    for _ in 0..4 {
+        let id = begun(&world, &token, 2).await?;
+        // The ledger has another amount, and the notice of it is lost.
+        let paid = c.control("pay", json!({ "orderId": id, "notify": "none", "amountFen": 1 })).await?;
+        paid.ok();
+        orders.push(id);
+    }
+    let [cancelled, changed, emptied, expired] = orders.as_slice() else { unreachable!() };
+    let cancel = json!({ "action": "cancel", "orderId": cancelled, "reason": "不想要了" });
+    assert_eq!(c.call("orders", &token, cancel).await?.ok()["status"], "closed");
+    for (order, amount) in [(changed, 55), (emptied, 0)] {
+        let change = json!({ "action": "changePrice", "orderId": order, "amount": amount, "reason": "补偿" });
+        assert_eq!(c.call("orders", &staff, change).await?.ok()["paymentAmount"], amount);
+    }
+    // The new price is paid by an attempt of its own.
+    assert_eq!(c.call("wxPay", &token, json!({ "orderId": changed })).await?.ok()["paymentAmount"], 55);
+    c.pay(changed, "once").await?;
+    c.advance(31 * 60).await?;
+    let run = c.timer("closeExpiredOrders").await?;
+    assert_eq!((&run.ok()["closed"], &run.body["paid"]), (&json!(1), &json!(0)), "{run:?}");
+    for _ in 0..2 {
+        c.advance(600).await?;
+        c.timer("deliverOutbox").await?.ok();
+    }
+    for (order, status) in [(cancelled, "closed"), (changed, "paid"), (emptied, "paid"), (expired, "closed")] {
+        let seen = get(&world, &token, order).await?;
+        let exceptions = seen["paymentExceptions"].as_array().unwrap();
+        assert_eq!((&seen["status"], exceptions.len()), (&json!(status), 1), "{seen}");
+        assert_eq!(
+            (&exceptions[0]["kind"], &exceptions[0]["status"], &exceptions[0]["amount"]),
+            (&json!("wrongAmount"), &json!("refunded"), &json!(0.01)),
+            "{seen}"
+        );
+    }
+    let refunds: usize = orders.iter().flat_map(|id| world.sim.orders(id)).map(|order| order.refunds.len()).sum();
+    assert_eq!(refunds, 4, "each went back once");
+    world.finish().await
+}
+
 #[tokio::test]
 async fn paid_after_close_goes_back_and_the_user_is_told() -> anyhow::Result<()> {
     let world = World::start().await?;

@@ -9,7 +9,7 @@ use store::{Store, crashpoint};
 use wechat::pay;
 
 use crate::reconcile::{Checked, check_payment};
-use crate::settle::book_close;
+use crate::settle::{Settlement, book_close};
 
 /// How closing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,10 @@ async fn finish_release(store: &Store, order: &Order) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes sure that an attempt cannot be paid any more; true if it turns out to be paid.
+/// Makes sure that an attempt cannot be paid any more; true if it turns out to have paid its order, now.
+///
+/// Money that fits no order (a wrong amount, say) is recorded and goes back: its attempt is over, and the order is as unpaid as it
+/// was. What another process has settled meanwhile the caller's guard on the order finds out.
 pub(crate) async fn close_at_wechat(
     store: &Store,
     client: &pay::Client,
@@ -90,7 +93,7 @@ pub(crate) async fn close_at_wechat(
 ) -> Result<bool, Failure> {
     let Err(error) = client.close(&payment.out_trade_no).await else { return Ok(false) };
     match check_payment(store, client, rules, payment, "close", now).await? {
-        Checked::Paid(_) => Ok(true),
+        Checked::Paid(settlement) => Ok(settlement == Settlement::Settled),
         Checked::Closed => Ok(false),
         // Nobody ever got a prepay id for it, so nobody can pay it, whatever WeChat has.
         Checked::Absent if payment.prepay_id.is_none() => Ok(false),
