@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use it::{World, order_of};
 use serde_json::{Value, json};
+use simulators::{Fault, FaultMode, Target};
 
 async fn begun(world: &World, token: &str, quantity: i64) -> anyhow::Result<String> {
     let id = world.client.call("submitOrder", token, order_of("p-apple", quantity)).await?.text("orderId");
@@ -172,6 +173,40 @@ async fn a_wrong_payment_that_closing_finds_does_not_pay_the_order() -> anyhow::
     }
     let refunds: usize = orders.iter().flat_map(|id| world.sim.orders(id)).map(|order| order.refunds.len()).sum();
     assert_eq!(refunds, 4, "each went back once");
+    world.finish().await
+}
+
+/// However many orders cannot be closed: those that expired after them are.
+#[tokio::test]
+async fn orders_that_cannot_be_closed_hold_up_no_others() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let c = &world.client;
+    let token = c.login("alice").await?;
+    let mut older = Vec::new();
+    for _ in 0..51 {
+        older.push(begun(&world, &token, 1).await?);
+    }
+    c.advance(120).await?;
+    let younger = [begun(&world, &token, 1).await?, begun(&world, &token, 1).await?];
+    c.advance(31 * 60).await?;
+    // WeChat answers nothing about those that were made in the first minutes.
+    let minutes: std::collections::BTreeSet<&str> = older.iter().map(|id| &id[..12]).collect();
+    for minute in minutes {
+        world.sim.fault(Fault::some(Target::Wxpay, minute, FaultMode::ServerError, 1.0, 0));
+    }
+    for closed in [2, 0] {
+        let run = c.timer("closeExpiredOrders").await?;
+        let seen = [&run.ok()["closed"], &run.body["failed"], &run.body["remaining"]];
+        assert_eq!(json!(seen), json!([closed, 51, true]), "each is tried once: {run:?}");
+        for id in &younger {
+            assert_eq!(get(&world, &token, id).await?["status"], "closed");
+        }
+        assert_eq!(get(&world, &token, &older[0]).await?["status"], "pendingPayment");
+    }
+    world.sim.fault(Fault::new(Target::Wxpay, FaultMode::ServerError, 0));
+    let run = c.timer("closeExpiredOrders").await?;
+    let seen = [&run.ok()["closed"], &run.body["failed"], &run.body["remaining"]];
+    assert_eq!(json!(seen), json!([51, 0, false]), "{run:?}");
     world.finish().await
 }
 

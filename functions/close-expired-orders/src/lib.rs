@@ -35,24 +35,26 @@ const BATCH: i64 = 50;
 async fn handle(ctx: Context, _input: Input) -> Result<Reply, Failure> {
     let mut sum = Output::default();
     loop {
+        // What fails is not found again in this run, and comes last in the next: every order that is due gets its try.
         let orders = ctx.store().expired_orders(ctx.now, BATCH).await?;
-        let (found, failed_before) = (orders.len(), sum.failed);
+        let found = orders.len();
         for order in orders {
             // One order may take a close and a query of WeChat; stop while that still fits.
             if ctx.time_left() < Duration::from_secs(25) {
                 sum.remaining = true;
                 return Reply::of(&sum);
             }
-            match close_order(ctx.store(), ctx.pay()?, ctx.rules(), &order.id, "超时未支付", ctx.now).await {
+            match close_order(ctx.store(), ctx.pay()?, ctx.rules(), &order, "超时未支付", ctx.now).await {
                 Ok(Closed::Closed | Closed::AlreadyClosed) => sum.closed = sum.closed.saturating_add(1),
                 Ok(Closed::Paid) => sum.paid = sum.paid.saturating_add(1),
                 Err(error) => {
-                    tracing::warn!(order = %order.id, %error, "an expired order stays open");
+                    tracing::warn!(%order, %error, "an expired order stays open");
+                    ctx.store().close_tried(&order, ctx.now).await?;
                     sum.failed = sum.failed.saturating_add(1);
                 }
             }
         }
-        if found < usize::try_from(BATCH).unwrap_or(0) || sum.failed > failed_before {
+        if found < usize::try_from(BATCH).unwrap_or(0) {
             sum.remaining = sum.failed > 0;
             return Reply::of(&sum);
         }

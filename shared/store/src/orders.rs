@@ -347,6 +347,12 @@ impl Row for Order {
     }
 }
 
+#[derive(Deserialize)]
+struct Due {
+    #[serde(rename = "_id")]
+    id: OrderId,
+}
+
 /// Which orders a list shows.
 #[derive(Clone, Debug, Default)]
 pub struct OrderFilter {
@@ -434,17 +440,25 @@ impl Store {
         Ok((count, done.modified_count))
     }
 
-    /// Unpaid orders whose time is over, oldest first.
-    pub async fn expired_orders(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<Order>, Error> {
-        Ok(self
-            .collection::<Order>("orders")
-            .await?
-            .find(doc! { "status": OrderStatus::PendingPayment.as_str(), "expireTime": { "$lte": date::bson(now) } })
-            .sort(doc! { "expireTime": 1 })
-            .limit(limit)
-            .await?
-            .try_collect()
-            .await?)
+    /// Unpaid orders whose time is over and that nobody failed to close since `now`: those that were not tried yet first, oldest
+    /// first, then those whose last try is the longest ago.
+    pub async fn expired_orders(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<OrderId>, Error> {
+        let now = date::bson(now);
+        let due = doc! {
+            "status": OrderStatus::PendingPayment.as_str(), "expireTime": { "$lte": now.clone() },
+            "closeTriedAt": { "$not": { "$gte": now } },
+        };
+        let orders = self.collection::<Due>("orders").await?;
+        let find = orders.find(due).projection(doc! { "_id": 1i32 }).sort(doc! { "closeTriedAt": 1, "expireTime": 1 });
+        Ok(find.limit(limit).await?.map_ok(|due| due.id).try_collect().await?)
+    }
+
+    /// Writes down that an expired order could not be closed now, so that others have their turn first.
+    pub async fn close_tried(&self, id: &OrderId, now: DateTime<Utc>) -> Result<(), Error> {
+        let guard = doc! { "_id": id.as_str(), "status": OrderStatus::PendingPayment.as_str() };
+        let change = doc! { "$set": { "closeTriedAt": date::bson(now) } };
+        self.collection::<bson::Document>("orders").await?.update_one(guard, change).await?;
+        Ok(())
     }
 }
 
