@@ -21,12 +21,12 @@ use crate::database::DatabaseArgs;
 /// 交易账单（ALL、SUCCESS、REFUND 均可）从商户平台下载，解压后原样传入：带 BOM、反引号、小数金额、末尾汇总均可识别；
 /// 汇总与明细不符或文件不完整则拒绝。逐条双向核对，每处差异输出一行并登记到 paymentExceptions（--dry-run 只输出）；
 /// 同一份账单重复核对不会重复登记。没有差异时退出码为 0，有差异为 1。
-/// 本命令不联系微信：账单已付而本地未结的付款只作为差异登记，由 reconcileBill {date} 查询并结算。
+/// 本命令不联系微信：账单已付而本地未结的付款、账单已退而本地未退的退款只作为差异登记，由 reconcileBill {date} 查询并处理。
 /// Takes a trade bill of any kind as it comes from the merchant portal, unpacked. Prints a line per difference and records it
 /// (not with --dry-run); comparing the same bill again records nothing twice. Exits 0 without differences, 1 with them.
-/// It does not call WeChat Pay: a payment that the bill has and that is not settled is a difference; `reconcileBill {date}` asks
-/// about it and settles it. Refunds of ours that the bill has not are found by `reconcileBill` alone, for only WeChat knows on
-/// which day it accepted a refund.
+/// It does not call WeChat Pay: a payment that the bill has and that is not settled is a difference, and so is a refund that the bill
+/// has as done and that is not done with us; `reconcileBill {date}` asks about them. Refunds of ours that the bill has not are
+/// found only where WeChat has said when it accepted them; `reconcileBill` asks about the others.
 ///
 /// Examples:
 ///   jinlu reconcile --file bill.csv --dry-run             look first; the local cloud in .jinlu
@@ -108,7 +108,7 @@ async fn compare(args: &Args, store: &Store, clock: &Clock) -> Result<Compared> 
         source: "file",
         goes_on: &|| true,
     };
-    Ok(comparison.compare(day, &file, surveyed, None).await?)
+    Ok(comparison.compare(day, &file, surveyed).await?)
 }
 
 fn yuan(fen: i64) -> Yuan {

@@ -20,6 +20,7 @@ mod audit_seals;
 mod batch;
 mod bench_small;
 mod bills;
+mod bills_late;
 mod cart;
 mod clients;
 mod coins;

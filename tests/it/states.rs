@@ -270,7 +270,7 @@ async fn an_attempt_to_pay_makes_no_move_that_is_not_declared() -> anyhow::Resul
             let finish = async |status: PaymentStatus| {
                 let moved = store.transaction(|tx, _| {
                     let id = &id;
-                    Box::pin(async move { tx.finish_payment(id, status, "4200X", now).await })
+                    Box::pin(async move { tx.finish_payment(id, status, "4200X", None, now).await })
                 });
                 moved.await
             };

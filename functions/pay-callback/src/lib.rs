@@ -69,7 +69,7 @@ async fn handle(ctx: Context, request: RawRequest) -> Result<RawReply, Failure> 
 async fn refunded(ctx: &Context, pay: &Client, seen: &Seen<'_>) -> Result<(), Failure> {
     let (store, tells) = (ctx.store(), &ctx.rules().tells);
     if after_sale::noticed(store, pay, seen, tells, ctx.now).await?
-        || refunds::record_status(store, seen.out_refund_no, seen.status, tells, ctx.now).await?
+        || refunds::record_status(store, seen, tells, ctx.now).await?
     {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! `reconcileBill` (timer): compares yesterday's bill of WeChat Pay, and those of days that were missed, with our books.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::Days;
@@ -8,9 +9,9 @@ use edge::{Accept, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shop::bills::{Compared, Comparison, Uncompared};
-use store::bills::BillStatus;
+use store::bills::{BILL_KEPT_DAYS, Bill, BillStatus};
 
-/// Days that are made up for; WeChat keeps bills for three months.
+/// Days without any comparison that are made up for.
 const DAYS_MAX: u64 = 30;
 /// A run stops when less is left: as long as one exchange with WeChat and the writes after it may take.
 const RESERVE: Duration = Duration::from_secs(15);
@@ -46,7 +47,7 @@ struct DayOutput {
     status: &'static str,
     payments: i64,
     refunds: i64,
-    /// Payments that were settled because the bill has them.
+    /// Payments and refunds that were settled because the bill has them.
     settled: i64,
     /// Differences found now; `exceptions` lists them.
     differences: usize,
@@ -97,7 +98,7 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
             Err(Uncompared::Failed(failure)) if wanted.is_some() => return Err(failure),
             Err(why) => {
                 match &why {
-                    Uncompared::Later | Uncompared::OutOfTime => {}
+                    Uncompared::Later | Uncompared::OutOfTime | Uncompared::Changed => {}
                     other => {
                         let error: &dyn std::error::Error = other;
                         tracing::warn!(day = day.to_string(), error, "a bill is not compared yet");
@@ -117,27 +118,31 @@ fn day(text: &str, today: BusinessDay) -> Result<BusinessDay, Refusal> {
     if day < today && day.date() >= oldest { Ok(day) } else { Err(wrong()) }
 }
 
-/// The days up to yesterday that are not compared and whose next try is due, the oldest first. Where there are none yet, only
-/// yesterday: what was before is not the shop's to explain.
+/// The days up to yesterday that are not compared and whose next try is due: what was not tried yet first, the oldest day first,
+/// then what has waited longest, so that a day that takes many runs holds up no other. Where there are none yet, only yesterday:
+/// what was before is not the shop's to explain.
 async fn missed(ctx: &Context, today: BusinessDay) -> Result<Vec<BusinessDay>, Failure> {
     let back = |days: u64| {
         let date = today.date().checked_sub_days(Days::new(days)).unwrap_or_default();
         BusinessDay::parse(&date.format("%Y-%m-%d").to_string()).unwrap_or(today)
     };
-    let limit = i64::try_from(DAYS_MAX).unwrap_or(i64::MAX);
-    let known = ctx.store().bills_from(back(DAYS_MAX), limit).await?;
-    let first = known.first().and_then(|bill| BusinessDay::parse(&bill.day)).unwrap_or_else(|| back(1));
-    let mut days = Vec::new();
-    let mut day = first;
+    let limit = i64::try_from(BILL_KEPT_DAYS).unwrap_or(i64::MAX);
+    // Any older day that was compared may have to be compared again.
+    let known = ctx.store().bills_from(back(BILL_KEPT_DAYS), limit).await?;
+    let known: BTreeMap<BusinessDay, Bill> =
+        known.into_iter().filter_map(|bill| Some((BusinessDay::parse(&bill.day)?, bill))).collect();
+    let mut day = known.range(back(DAYS_MAX)..).next().map_or_else(|| back(1), |(day, _)| *day);
+    let mut days: BTreeSet<BusinessDay> = known.keys().copied().filter(|known| *known < today).collect();
     while day < today {
-        let bill = known.iter().find(|bill| bill.day == day.to_string());
-        let due = bill.is_none_or(|bill| {
-            bill.status == BillStatus::Open && bill.next_attempt_at.is_none_or(|next| next <= ctx.now)
-        });
-        if due {
-            days.push(day);
-        }
+        days.insert(day);
         day = day.next();
     }
+    let next = |day: &BusinessDay| known.get(day).and_then(|bill| bill.next_attempt_at);
+    let due = |day: &BusinessDay| {
+        let open = known.get(day).is_none_or(|bill| bill.status == BillStatus::Open);
+        open && next(day).is_none_or(|at| at <= ctx.now)
+    };
+    let mut days: Vec<BusinessDay> = days.into_iter().filter(due).collect();
+    days.sort_by_key(next);
     Ok(days)
 }

@@ -149,6 +149,7 @@ async fn begin(ctx: &Context, order: &Order, attempt: i64) -> Result<Option<Paym
         prepay_at: None,
         transaction_id: None,
         paid_at: None,
+        success_at: None,
         created_at: ctx.now,
         next_query_at: Some(ctx.now + query_delay(0)),
         queries: 0,

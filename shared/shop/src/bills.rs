@@ -1,27 +1,33 @@
 //! Comparing a day's bill of WeChat Pay with our books, row by row and in both directions.
 //!
-//! A payment that the bill has and that is not settled with us is asked about and settled. Everything else that the two tell
-//! differently becomes a document of `paymentExceptions` for a person to look at; nothing is corrected by itself. The same
-//! difference has the same key, so a day may be compared again, and by two processes at once.
+//! A payment that the bill has and that is not settled with us is asked about and settled, and a refund that the bill has as done is
+//! asked about and concluded. Everything else that the two tell differently becomes a document of `paymentExceptions` for a person
+//! to look at; nothing is corrected by itself. The same difference has the same key, so a day may be compared again, and by two
+//! processes at once.
+//!
+//! What the bill has as we do is marked with its day, and every payment and refund knows on which day's bill it belongs. So what is
+//! not marked is missing, however late we learned of it: then its day is compared once more ([`store::Tx::learned_late`]). What was
+//! asked about and compared stays so, and a run that has no more time is gone on with.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead, Cursor};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{BusinessDay, Failure, Fen, OrderId, ShopRules};
-use store::bills::{BillStatus, BillTotals, Finished, KnownRefund, Position, RefundProgress};
+use store::bills::{BILL_READY_AFTER, Bill, BillStatus, BillTotals, Finished, KnownRefund, Position, RefundProgress};
 use store::payments::{ExceptionKind, ExceptionStatus, Payment, PaymentException, PaymentStatus};
 use store::{Store, crashpoint};
 use wechat::pay::bill::{BillError, BillFormatError, BillKind, BillState, CREATING_RETRY_AFTER, RefundPart};
 use wechat::pay::bill::{TradeBill, TradeRow};
 use wechat::pay::{self, RefundStatus};
 
-use crate::after_sale::wechat::record_portal_refund;
+use crate::after_sale::wechat::{Seen, conclude, record_portal_refund};
 use crate::reconcile::{Checked, check_payment};
+use crate::refunds::record_status;
 
-/// Rows that are compared at once.
-const CHUNK: usize = 500;
-/// The same as a limit of the store.
+/// Rows that are compared at once; what is left of them when there is no more time is compared again.
+const CHUNK: usize = 100;
+/// Rows of our books that are read at once.
 const PAGE: i64 = 500;
 
 /// WeChat says without a signature that a day had no trade. Where we know of some, it is believed only when the day is over for so
@@ -51,6 +57,9 @@ pub enum Uncompared {
     /// Not a whole trade bill.
     #[error("the file is not a whole trade bill")]
     Format(#[from] BillFormatError),
+    /// A payment or refund of the day was learned of while it was compared.
+    #[error("something of the day was learned meanwhile")]
+    Changed,
     /// Another merchant's, or another day's.
     #[error("{0}")]
     Other(String),
@@ -77,7 +86,7 @@ pub struct Compared {
     pub day: BusinessDay,
     pub status: BillStatus,
     pub totals: BillTotals,
-    /// Payments that were settled, and refunds of the portal that were booked, because the bill has them.
+    /// Payments that were settled, and refunds that were concluded or, made in the portal, booked, because the bill has them.
     pub settled: i64,
     /// All differences that were found this time, recorded before or not.
     pub differences: Vec<PaymentException>,
@@ -168,24 +177,33 @@ fn fen(amount: i64) -> Fen {
 impl Comparison<'_> {
     /// Fetches the bill of a day and compares it.
     pub async fn fetch(&self, client: &pay::Client, day: BusinessDay) -> Result<Compared, Uncompared> {
-        self.begin(day).await?;
-        let compared = self.fetch_and_compare(client, day).await;
+        let begun = self.begin(day).await?;
+        let compared = self.fetch_and_compare(client, day, begun.as_ref()).await;
         if let Err(why) = &compared
             && !self.dry_run
         {
             let next = self.now + TimeDelta::from_std(CREATING_RETRY_AFTER).unwrap_or_default();
             // Out of time means that it goes well: on with it at the next tick.
-            let next = if matches!(why, Uncompared::OutOfTime) { self.now } else { next };
+            let next = if matches!(why, Uncompared::OutOfTime | Uncompared::Changed) { self.now } else { next };
             self.store.postpone_bill(day, &why.to_string(), next).await?;
         }
         compared
     }
 
-    async fn fetch_and_compare(&self, client: &pay::Client, day: BusinessDay) -> Result<Compared, Uncompared> {
+    async fn fetch_and_compare(
+        &self,
+        client: &pay::Client,
+        day: BusinessDay,
+        begun: Option<&Bill>,
+    ) -> Result<Compared, Uncompared> {
+        // What the store does for late news relies on it that no day is finished before.
+        if self.now < day.end() + BILL_READY_AFTER {
+            return Err(Uncompared::Later);
+        }
         let ticket = match client.bill(day.date(), BillKind::Trade, true).await {
             Ok(ticket) => ticket,
             Err(BillError::Creating) => return Err(Uncompared::Later),
-            Err(BillError::NoStatement) => return self.without_bill(day).await,
+            Err(BillError::NoStatement) => return self.without_bill(day, begun).await,
             Err(error) => return Err(Uncompared::Failed(error.into())),
         };
         let file = client.download_bill(&ticket).await.map_err(Failure::from)?;
@@ -193,30 +211,51 @@ impl Comparison<'_> {
         if survey.mchid.as_deref().is_some_and(|mchid| mchid != client.mchid()) {
             return Err(Uncompared::Other("the bill is of another merchant".to_owned()));
         }
-        self.compare(day, &file, survey, Some(ticket.sha1())).await
+        self.compare_rows(day, &file, survey, Some(ticket.sha1()), begun).await
     }
 
     /// Compares a bill that was surveyed.
-    pub async fn compare(
+    pub async fn compare(&self, day: BusinessDay, file: &dyn BillFile, survey: Survey) -> Result<Compared, Uncompared> {
+        check_day(day, &survey)?;
+        let begun = self.begin(day).await?;
+        self.compare_rows(day, file, survey, None, begun.as_ref()).await
+    }
+
+    async fn compare_rows(
         &self,
         day: BusinessDay,
         file: &dyn BillFile,
         survey: Survey,
         sha1: Option<&str>,
+        begun: Option<&Bill>,
     ) -> Result<Compared, Uncompared> {
-        if survey.days.iter().any(|found| *found != day) {
-            return Err(Uncompared::Other(format!("the bill is not of {day} alone")));
-        }
-        self.begin(day).await?;
+        check_day(day, &survey)?;
         let mut found = Found::default();
         let mut bill = TradeBill::new(file.open().map_err(BillFormatError::from)?)?;
+        // Rows that a run before this one has compared are only known to be there.
+        let same = begun.filter(|bill| sha1.is_some() && bill.compared_sha1.as_deref() == sha1);
+        let mut left = same.map_or(0, |bill| bill.compared_rows);
+        let mut done = 0i64;
         loop {
             let rows: Vec<TradeRow> = bill.by_ref().take(CHUNK).collect::<Result<_, _>>()?;
+            let n_rows = i64::try_from(rows.len()).unwrap_or(i64::MAX);
             if rows.is_empty() {
                 break;
             }
+            done = done.saturating_add(n_rows);
+            if left >= n_rows {
+                left = left.saturating_sub(n_rows);
+                found.seen.extend(rows.into_iter().map(number_of));
+                continue;
+            }
+            left = 0;
             self.compare_payments(day, &rows, &mut found).await?;
             self.compare_refunds(day, &rows, &mut found).await?;
+            if let Some(sha1) = sha1.filter(|_| !self.dry_run) {
+                self.store.bill_compared(day, sha1, done).await?;
+                crashpoint("bill.chunk").await;
+            }
+            self.must_go_on()?;
         }
         crashpoint("bill.compared").await;
         if survey.has_payments {
@@ -228,47 +267,57 @@ impl Comparison<'_> {
         // A part of a bill, or a whole one without WeChat to ask, leaves the day to be compared as a whole.
         let whole = survey.has_payments && survey.has_refunds && self.client.is_some();
         let status = if whole { BillStatus::Done } else { BillStatus::Open };
-        self.finish(day, status, survey.totals, sha1, found).await
+        let late = begun.map_or(0, |bill| bill.late);
+        let done = Finished { late, status, totals: survey.totals, source: self.source, sha1 };
+        self.finish(day, &done, found).await
     }
 
-    /// There is no bill: nobody paid on that day. Where we think otherwise, that is a difference, but not before it is certain.
-    async fn without_bill(&self, day: BusinessDay) -> Result<Compared, Uncompared> {
-        let ours = self.store.payments_of_day(day, None, 1).await?;
-        let misfits = self.store.misfits_refunded_on(day, None, 1).await?;
-        let refunds = self.store.orders_refunded_on(day, None, 1).await?;
-        if ours.is_empty() && misfits.is_empty() && refunds.iter().all(|(_, numbers)| numbers.is_empty()) {
-            return self.finish(day, BillStatus::None, BillTotals::default(), None, Found::default()).await;
+    /// There is no bill: nobody paid on that day, and nothing was given back. Where we think otherwise, that is a difference, but not
+    /// before it is certain.
+    async fn without_bill(&self, day: BusinessDay, begun: Option<&Bill>) -> Result<Compared, Uncompared> {
+        let mut found = Found::default();
+        let believed = self.now >= day.end() + NONE_BELIEVED_AFTER;
+        self.place_payments(day, believed, &mut found).await?;
+        for of_orders in [false, true] {
+            self.place_refunds(day, of_orders, believed, &mut found).await?;
         }
-        if self.now < day.end() + NONE_BELIEVED_AFTER {
+        if !believed && self.knows_of(day).await? {
             return Err(Uncompared::Later);
         }
-        let mut found = Found::default();
         self.missing_payments(day, &mut found).await?;
         self.missing_refunds(day, &mut found).await?;
-        self.finish(day, BillStatus::None, BillTotals::default(), None, found).await
+        let late = begun.map_or(0, |bill| bill.late);
+        let totals = BillTotals::default();
+        let done = Finished { late, status: BillStatus::None, totals, source: self.source, sha1: None };
+        self.finish(day, &done, found).await
     }
 
-    async fn begin(&self, day: BusinessDay) -> Result<(), store::Error> {
-        if self.dry_run { Ok(()) } else { self.store.begin_bill(day, self.now).await }
+    /// Whether our books have anything that the bill of a day may have to have.
+    async fn knows_of(&self, day: BusinessDay) -> Result<bool, store::Error> {
+        let any = |rows: Vec<(Position, Vec<KnownRefund>)>| rows.iter().any(|(_, refunds)| !refunds.is_empty());
+        let store = self.store;
+        let mut known = !store.payments_of_day(day, None, 1).await?.is_empty();
+        known = known || !store.payments_learned_on(day, None, 1).await?.is_empty();
+        for of_orders in [false, true] {
+            known = known || any(store.refunds_of_day(day, of_orders, None, 1).await?);
+            known = known || any(store.refunds_learned_on(day, of_orders, None, PAGE).await?);
+        }
+        Ok(known)
     }
 
-    async fn finish(
-        &self,
-        day: BusinessDay,
-        status: BillStatus,
-        totals: BillTotals,
-        sha1: Option<&str>,
-        found: Found,
-    ) -> Result<Compared, Uncompared> {
-        if !self.dry_run && status != BillStatus::Open {
-            let done = Finished { status, totals, source: self.source, sha1 };
-            self.store.finish_bill(day, &done, self.now).await?;
+    async fn begin(&self, day: BusinessDay) -> Result<Option<Bill>, store::Error> {
+        if self.dry_run { Ok(None) } else { self.store.begin_bill(day, self.now).await.map(Some) }
+    }
+
+    async fn finish(&self, day: BusinessDay, done: &Finished<'_>, found: Found) -> Result<Compared, Uncompared> {
+        if !self.dry_run && done.status != BillStatus::Open && !self.store.finish_bill(day, done, self.now).await? {
+            return Err(Uncompared::Changed);
         }
         let Found { settled, differences, recorded, .. } = found;
         if !differences.is_empty() {
             tracing::warn!(day = day.to_string(), differences = differences.len(), recorded, "a bill differs");
         }
-        Ok(Compared { day, status, totals, settled, differences, recorded })
+        Ok(Compared { day, status: done.status, totals: done.totals, settled, differences, recorded })
     }
 
     async fn compare_payments(&self, day: BusinessDay, rows: &[TradeRow], found: &mut Found) -> Result<(), Uncompared> {
@@ -347,11 +396,22 @@ impl Comparison<'_> {
         if self.record_portal_refunds(&of_portal, found).await? {
             known = self.known_refunds(&numbers).await?;
         }
-        let mut differences = Vec::new();
+        let unconcluded: Vec<&str> = rows
+            .iter()
+            .filter(|(_, refund)| known.get(&refund.out_refund_no).is_some_and(|ours| !agrees(refund, ours)))
+            .map(|(_, refund)| refund.out_refund_no.as_str())
+            .collect();
+        if self.conclude_refunds(&unconcluded, found).await? {
+            known = self.known_refunds(&numbers).await?;
+        }
+        let (mut differences, mut same) = (Vec::new(), Vec::new());
         for (row, refund) in rows {
             found.seen.insert(refund.out_refund_no.clone());
             let ours = known.get(&refund.out_refund_no);
-            let Some(kind) = refund_difference(refund, ours) else { continue };
+            let Some(kind) = refund_difference(refund, ours) else {
+                same.push(refund.out_refund_no.as_str());
+                continue;
+            };
             let payment = payments.get(&row.out_trade_no);
             differences.push(PaymentException {
                 order_id: payment.map(|payment| payment.order_id.clone()),
@@ -360,6 +420,9 @@ impl Comparison<'_> {
                 bill_refund_no: Some(refund.out_refund_no.clone()),
                 ..self.difference(day, kind, &refund.out_refund_no, &row.out_trade_no, &row.transaction_id)
             });
+        }
+        if !self.dry_run {
+            self.store.mark_refunds_billed(&same, day).await?;
         }
         self.record(differences, found).await
     }
@@ -373,16 +436,8 @@ impl Comparison<'_> {
     async fn record_portal_refunds(&self, numbers: &[&str], found: &mut Found) -> Result<bool, Uncompared> {
         let Some(client) = self.client.filter(|_| !self.dry_run) else { return Ok(false) };
         for number in numbers {
-            self.must_go_on()?;
             // One that WeChat does not know when it is asked is a difference.
-            let theirs = match client.query_refund(number).await {
-                Err(error) if error.outcome_unknown() || error.is_retryable() => {
-                    return Err(Failure::from(error).into());
-                }
-                // So is one that cannot even be asked for: another system's may have other characters.
-                answer => answer.ok().flatten(),
-            };
-            if theirs.is_some() {
+            if self.ask(client, number).await?.is_some() {
                 record_portal_refund(self.store, client, number, self.now).await?;
                 found.settled = found.settled.saturating_add(1);
             }
@@ -390,67 +445,113 @@ impl Comparison<'_> {
         Ok(!numbers.is_empty())
     }
 
-    /// Payments that we learned of on that day and that the bill has not.
+    /// Asks WeChat about refunds of ours that the bill has as done and that are under way, failed or given another way with us, and
+    /// does what a notice of its answer would do; true if there were any.
+    async fn conclude_refunds(&self, numbers: &[&str], found: &mut Found) -> Result<bool, Uncompared> {
+        let Some(client) = self.client.filter(|_| !self.dry_run) else { return Ok(false) };
+        let tells = &self.rules.tells;
+        for number in numbers {
+            let Some(theirs) = self.ask(client, number).await? else { continue };
+            let seen = Seen::of(&theirs, "bill");
+            if conclude(self.store, &seen, tells, self.now).await?.is_none() {
+                record_status(self.store, &seen, tells, self.now).await?;
+            }
+            if theirs.status == RefundStatus::Success {
+                found.settled = found.settled.saturating_add(1);
+            }
+        }
+        Ok(!numbers.is_empty())
+    }
+
+    /// What WeChat knows of a refund. None also for a number that cannot even be asked for: another system's may have other
+    /// characters.
+    async fn ask(&self, client: &pay::Client, number: &str) -> Result<Option<pay::Refund>, Uncompared> {
+        self.must_go_on()?;
+        match client.query_refund(number).await {
+            Err(error) if error.outcome_unknown() || error.is_retryable() => Err(Failure::from(error).into()),
+            answer => Ok(answer.ok().flatten()),
+        }
+    }
+
+    /// Payments of that day that the bill has not.
     async fn missing_payments(&self, day: BusinessDay, found: &mut Found) -> Result<(), Uncompared> {
+        self.place_payments(day, true, found).await?;
         let mut after: Option<Position> = None;
         loop {
             let page = self.store.payments_of_day(day, after.as_ref(), PAGE).await?;
-            let mut differences = Vec::new();
-            for payment in &page {
-                after = payment.paid_at.map(|at| (at, payment.out_trade_no.clone()));
-                if payment.bill_day.is_some() || found.seen.contains(&payment.out_trade_no) {
-                    continue;
-                }
-                self.must_go_on()?;
-                if self.paid_on(&payment.out_trade_no).await?.is_some_and(|paid| paid != day) {
-                    continue;
-                }
-                let transaction = payment.transaction_id.as_deref().unwrap_or_default();
-                let kind = ExceptionKind::BillMissingPayment;
-                differences.push(PaymentException {
-                    order_id: Some(payment.order_id.clone()),
-                    amount: payment.amount,
-                    expected_amount: Some(payment.amount),
-                    ..self.difference(day, kind, transaction, &payment.out_trade_no, transaction)
-                });
-            }
-            let n_rows = page.len();
+            after = page.last().and_then(|last| Some((last.success_at?, last.out_trade_no.clone())));
+            let missing = page.iter().filter(|payment| !found.seen.contains(&payment.out_trade_no));
+            let differences = missing.map(|payment| self.missing_payment(day, payment)).collect();
             self.record(differences, found).await?;
-            if n_rows < CHUNK || after.is_none() {
+            if after.is_none() {
                 return Ok(());
             }
         }
     }
 
-    /// The day on which a payment was paid by WeChat's account. We may have learned of it on another one.
-    async fn paid_on(&self, out_trade_no: &str) -> Result<Option<BusinessDay>, Uncompared> {
-        let Some(client) = self.client else { return Ok(None) };
-        let transaction = client.query(out_trade_no).await.map_err(Failure::from)?;
-        let paid = transaction.filter(|transaction| transaction.is_paid());
-        Ok(paid.and_then(|transaction| transaction.success_time).map(BusinessDay::of))
+    /// Asks WeChat when payments were paid that we learned of on that day and of which nobody said so. What it does not know is a
+    /// difference of that day, to be recorded if it is time to `tell`.
+    async fn place_payments(&self, day: BusinessDay, tell: bool, found: &mut Found) -> Result<(), Uncompared> {
+        let mut after: Option<Position> = None;
+        loop {
+            let page = self.store.payments_learned_on(day, after.as_ref(), PAGE).await?;
+            after = page.last().and_then(|last| Some((last.paid_at?, last.out_trade_no.clone())));
+            for payment in &page {
+                let difference = self.missing_payment(day, payment);
+                if found.seen.contains(&payment.out_trade_no) || self.store.is_recorded(&difference.id).await? {
+                    continue;
+                }
+                match self.paid_at(&payment.out_trade_no).await? {
+                    Some(at) if !self.dry_run => {
+                        self.store.payment_succeeded(&payment.out_trade_no, at, day, self.now).await?;
+                    }
+                    Some(at) if BusinessDay::of(at) != day => {}
+                    _ if tell => self.record(vec![difference], found).await?,
+                    _ => {}
+                }
+            }
+            if after.is_none() {
+                return Ok(());
+            }
+        }
     }
 
-    /// Refunds that we learned on that day to be done and that the bill has not: it has them on the day they were accepted.
+    fn missing_payment(&self, day: BusinessDay, payment: &Payment) -> PaymentException {
+        let transaction = payment.transaction_id.as_deref().unwrap_or_default();
+        let kind = ExceptionKind::BillMissingPayment;
+        PaymentException {
+            order_id: Some(payment.order_id.clone()),
+            amount: payment.amount,
+            expected_amount: Some(payment.amount),
+            ..self.difference(day, kind, transaction, &payment.out_trade_no, transaction)
+        }
+    }
+
+    /// When a payment was paid by WeChat's account.
+    async fn paid_at(&self, out_trade_no: &str) -> Result<Option<DateTime<Utc>>, Uncompared> {
+        let Some(client) = self.client else { return Ok(None) };
+        self.must_go_on()?;
+        let transaction = client.query(out_trade_no).await.map_err(Failure::from)?;
+        let paid = transaction.filter(|transaction| transaction.is_paid());
+        Ok(paid.and_then(|transaction| transaction.success_time))
+    }
+
+    /// Refunds that WeChat accepted on that day and that the bill has not.
     async fn missing_refunds(&self, day: BusinessDay, found: &mut Found) -> Result<(), Uncompared> {
-        // Only WeChat knows when it accepted a refund.
-        let Some(client) = self.client else { return Ok(()) };
         for of_orders in [false, true] {
+            self.place_refunds(day, of_orders, true, found).await?;
             let mut after: Option<Position> = None;
             loop {
-                let page = match of_orders {
-                    false => self.store.misfits_refunded_on(day, after.as_ref(), PAGE).await?,
-                    true => self.store.orders_refunded_on(day, after.as_ref(), PAGE).await?,
-                };
-                let n_rows = page.len();
+                let page = self.store.refunds_of_day(day, of_orders, after.as_ref(), PAGE).await?;
                 let mut differences = Vec::new();
-                for (position, refunds) in page {
-                    after = Some(position);
-                    for refund in refunds {
-                        differences.extend(self.missing_refund(client, day, &refund, found).await?);
+                for refund in page.iter().flat_map(|(_, refunds)| refunds) {
+                    if !found.seen.contains(&refund.out_refund_no) {
+                        differences.push(self.missing_refund(day, refund).await?);
                     }
                 }
                 self.record(differences, found).await?;
-                if n_rows < CHUNK {
+                after = page.into_iter().next_back().map(|(position, _)| position);
+                if after.is_none() {
                     break;
                 }
             }
@@ -458,35 +559,58 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    async fn missing_refund(
+    /// Asks WeChat when it accepted refunds that we learned on that day to be done: notices do not say so. What it does not know is
+    /// a difference of that day, to be recorded if it is time to `tell`.
+    async fn place_refunds(
         &self,
-        client: &pay::Client,
         day: BusinessDay,
-        refund: &KnownRefund,
-        found: &Found,
-    ) -> Result<Option<PaymentException>, Uncompared> {
-        if found.seen.contains(&refund.out_refund_no) {
-            return Ok(None);
+        of_orders: bool,
+        tell: bool,
+        found: &mut Found,
+    ) -> Result<(), Uncompared> {
+        // Only WeChat knows when it accepted a refund.
+        let Some(client) = self.client else { return Ok(()) };
+        let mut after: Option<Position> = None;
+        loop {
+            let page = self.store.refunds_learned_on(day, of_orders, after.as_ref(), PAGE).await?;
+            for refund in page.iter().flat_map(|(_, refunds)| refunds) {
+                let difference = self.missing_refund(day, refund).await?;
+                if found.seen.contains(&refund.out_refund_no) || self.store.is_recorded(&difference.id).await? {
+                    continue;
+                }
+                let theirs = self.ask(client, &refund.out_refund_no).await?;
+                let theirs = theirs.filter(|theirs| theirs.status == RefundStatus::Success);
+                match theirs.and_then(|theirs| theirs.create_time) {
+                    Some(at) if !self.dry_run => self.store.refund_placed(refund, at, day, self.now).await?,
+                    Some(at) if BusinessDay::of(at) != day => {}
+                    _ if tell => self.record(vec![difference], found).await?,
+                    _ => {}
+                }
+            }
+            after = page.into_iter().next_back().map(|(position, _)| position);
+            if after.is_none() {
+                return Ok(());
+            }
         }
-        self.must_go_on()?;
-        let theirs = client.query_refund(&refund.out_refund_no).await.map_err(Failure::from)?;
-        let theirs = theirs.filter(|theirs| theirs.status == RefundStatus::Success);
-        let accepted = theirs.as_ref().and_then(|theirs| theirs.create_time).map(BusinessDay::of);
-        if accepted.is_some_and(|accepted| accepted != day) {
-            return Ok(None);
-        }
+    }
+
+    async fn missing_refund(&self, day: BusinessDay, refund: &KnownRefund) -> Result<PaymentException, store::Error> {
         let (kind, number) = (ExceptionKind::BillMissingRefund, &refund.out_refund_no);
-        let (ours, transaction) = match &theirs {
-            Some(theirs) => (&theirs.out_trade_no, &theirs.transaction_id),
-            None => (&refund.out_trade_no, &refund.transaction_id),
-        };
-        Ok(Some(PaymentException {
+        let (mut ours, mut transaction) = (refund.out_trade_no.clone(), refund.transaction_id.clone());
+        // A refund of an order is of the payment that paid it.
+        if let Some(order) = refund.order_id.as_ref().filter(|_| ours.is_empty()) {
+            let payments = self.store.payments_of(order).await?;
+            if let Some(paid) = payments.into_iter().find(|payment| payment.status == PaymentStatus::Paid) {
+                (ours, transaction) = (paid.out_trade_no, paid.transaction_id.unwrap_or_default());
+            }
+        }
+        Ok(PaymentException {
             order_id: refund.order_id.clone(),
             amount: refund.amount,
             expected_amount: Some(refund.amount),
             bill_refund_no: Some(number.clone()),
-            ..self.difference(day, kind, number, ours, transaction)
-        }))
+            ..self.difference(day, kind, number, &ours, &transaction)
+        })
     }
 
     fn must_go_on(&self) -> Result<(), Uncompared> {
@@ -530,6 +654,8 @@ impl Comparison<'_> {
             out_refund_no: None,
             day: Some(day),
             bill_refund_no: None,
+            refund_accepted_at: None,
+            refund_bill_day: None,
             source: self.source.to_owned(),
             created_at: self.now,
             resolved_at: None,
@@ -581,12 +707,29 @@ fn payment_difference(
     (ours.get() != paid(row)).then_some(ExceptionKind::BillAmount)
 }
 
-/// What a row about a refund and our books tell differently. Rows are never updated, so one that is under way says nothing.
+/// What a row about a refund and our books tell differently.
 fn refund_difference(refund: &RefundPart, ours: Option<&KnownRefund>) -> Option<ExceptionKind> {
     let Some(ours) = ours else { return Some(ExceptionKind::BillUnknownRefund) };
     if ours.amount.get() != refunded(refund) {
         return Some(ExceptionKind::BillRefundAmount);
     }
-    let failed = refund.status == "FAIL";
-    (failed && ours.progress == RefundProgress::Done).then_some(ExceptionKind::BillRefundState)
+    let failed = refund.status == "FAIL" && ours.progress == RefundProgress::Done;
+    (failed || !agrees(refund, ours)).then_some(ExceptionKind::BillRefundState)
+}
+
+/// Whether our books have a refund as done that the bill has as done. Rows are never updated, so one that is under way says nothing.
+fn agrees(refund: &RefundPart, ours: &KnownRefund) -> bool {
+    refund.status != "SUCCESS" || ours.progress == RefundProgress::Done
+}
+
+fn check_day(day: BusinessDay, survey: &Survey) -> Result<(), Uncompared> {
+    if survey.days.iter().any(|found| *found != day) {
+        return Err(Uncompared::Other(format!("the bill is not of {day} alone")));
+    }
+    Ok(())
+}
+
+/// The number of ours that a row is about.
+fn number_of(row: TradeRow) -> String {
+    row.refund.map_or(row.out_trade_no, |refund| refund.out_refund_no)
 }

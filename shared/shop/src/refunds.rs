@@ -10,6 +10,7 @@ use store::Store;
 use store::payments::ExceptionStatus;
 use wechat::pay::{self, Refund, RefundRequest, RefundStatus};
 
+use crate::after_sale::wechat::Seen;
 use crate::delivery::{Outcome, Why};
 use crate::events::{self, Refunded};
 
@@ -80,14 +81,15 @@ pub async fn deliver(
             Ok(later("REFUND_FAILED", format!("refund: {error}")))
         }
         Err(error) => {
-            record(store, &order.out_refund_no, ExceptionStatus::RefundFailed, tells, now).await?;
+            let refused = Word { status: ExceptionStatus::RefundFailed, accepted_at: None, source: "refund" };
+            record(store, &order.out_refund_no, refused, tells, now).await?;
             Ok(Outcome::Dead(Why::new("REFUND_REFUSED", format!("refund: {error}"))))
         }
     }
 }
 
 async fn conclude(store: &Store, refund: &Refund, tells: &Tells, now: DateTime<Utc>) -> Result<Outcome, Failure> {
-    record_status(store, &refund.out_refund_no, &refund.status, tells, now).await?;
+    record_status(store, &Seen::of(refund, "query"), tells, now).await?;
     Ok(match &refund.status {
         RefundStatus::Success => Outcome::Delivered,
         RefundStatus::Processing | RefundStatus::Unknown(_) => later("REFUND_PROCESSING", "WeChat is refunding"),
@@ -97,40 +99,50 @@ async fn conclude(store: &Store, refund: &Refund, tells: &Tells, now: DateTime<U
     })
 }
 
-/// Records what WeChat says of a refund of ours, from a notice or a query, and tells the payer once the money is back. Unknown
-/// numbers change nothing; returns whether the number is known.
-pub async fn record_status(
-    store: &Store,
-    out_refund_no: &str,
-    status: &RefundStatus,
-    tells: &Tells,
-    now: DateTime<Utc>,
-) -> Result<bool, Failure> {
-    match status {
-        RefundStatus::Success => record(store, out_refund_no, ExceptionStatus::Refunded, tells, now).await,
+/// Records what WeChat has proven of a refund of ours, and tells the payer once the money is back. Unknown numbers change nothing;
+/// returns whether the number is known.
+pub async fn record_status(store: &Store, seen: &Seen<'_>, tells: &Tells, now: DateTime<Utc>) -> Result<bool, Failure> {
+    let word = |status| Word { status, accepted_at: seen.accepted_at, source: seen.source };
+    match seen.status {
+        RefundStatus::Success => record(store, seen.out_refund_no, word(ExceptionStatus::Refunded), tells, now).await,
         RefundStatus::Closed | RefundStatus::Abnormal => {
-            record(store, out_refund_no, ExceptionStatus::RefundFailed, tells, now).await
+            record(store, seen.out_refund_no, word(ExceptionStatus::RefundFailed), tells, now).await
         }
         RefundStatus::Processing | RefundStatus::Unknown(_) => {
-            Ok(store.exception_by_refund(out_refund_no).await?.is_some())
+            Ok(store.exception_by_refund(seen.out_refund_no).await?.is_some())
         }
     }
+}
+
+/// What a refund has become, and where we learned of it.
+#[derive(Clone, Copy)]
+struct Word {
+    status: ExceptionStatus,
+    accepted_at: Option<DateTime<Utc>>,
+    source: &'static str,
 }
 
 async fn record(
     store: &Store,
     out_refund_no: &str,
-    status: ExceptionStatus,
+    word: Word,
     tells: &Tells,
     now: DateTime<Utc>,
 ) -> Result<bool, Failure> {
     let Some(exception) = store.exception_by_refund(out_refund_no).await? else { return Ok(false) };
+    let Word { status, accepted_at, source } = word;
     store
         .transaction(|tx, _| {
             let exception = &exception;
             Box::pin(async move {
-                if !tx.resolve_exception(&exception.id, status, now).await? || status != ExceptionStatus::Refunded {
+                if !tx.resolve_exception(&exception.id, status, accepted_at, now).await?
+                    || status != ExceptionStatus::Refunded
+                {
                     return Ok(());
+                }
+                // A bill that was compared before has to have it, too.
+                if let (Some(at), None) = (accepted_at, &exception.refund_bill_day) {
+                    tx.learned_late(at, source, now).await?;
                 }
                 let key = exception_key(&exception.transaction_id);
                 let entry = tx.entry(&key).await?.ok_or_else(|| store::Error::Invariant(format!("no entry {key}")))?;

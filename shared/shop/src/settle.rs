@@ -112,11 +112,27 @@ async fn decide(
     match misfit(merchant, &payment, &order, evidence) {
         Some(kind) => record(tx, &exception_id, Some(&payment), kind, evidence, now).await,
         None => {
-            tx.finish_payment(out_trade_no, PaymentStatus::Paid, evidence.transaction_id, now).await?;
+            finish(tx, out_trade_no, PaymentStatus::Paid, evidence, now).await?;
             crashpoint("settle.inside").await;
             book_settlement(tx, &order, Some(evidence.transaction_id), rules, now).await?;
             Ok(Settlement::Settled)
         }
+    }
+}
+
+/// Ends the attempt. One that belongs to a day whose bill may have been compared already has that day compared again.
+async fn finish(
+    tx: &mut Tx,
+    out_trade_no: &str,
+    status: PaymentStatus,
+    evidence: &Evidence<'_>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let success_at = evidence.transaction.success_time;
+    tx.finish_payment(out_trade_no, status, evidence.transaction_id, success_at, now).await?;
+    match success_at {
+        Some(at) => tx.learned_late(at, evidence.source, now).await,
+        None => Ok(()),
     }
 }
 
@@ -162,6 +178,8 @@ async fn record(
         out_refund_no: refund.clone(),
         day: None,
         bill_refund_no: None,
+        refund_accepted_at: None,
+        refund_bill_day: None,
         source: evidence.source.to_owned(),
         created_at: now,
         resolved_at: None,
@@ -177,7 +195,7 @@ async fn record(
     );
     tx.post(&entry).await?;
     if let (Some(payment), Some(out_refund_no)) = (payment, refund) {
-        tx.finish_payment(&payment.out_trade_no, PaymentStatus::Exception, evidence.transaction_id, now).await?;
+        finish(tx, &payment.out_trade_no, PaymentStatus::Exception, evidence, now).await?;
         let refund = RefundOrder {
             out_trade_no: payment.out_trade_no.clone(),
             transaction_id: evidence.transaction_id.to_owned(),

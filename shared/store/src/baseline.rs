@@ -396,6 +396,7 @@ pub async fn copy_orders(store: &Store, sample: &OrderId, pasts: &[Past<'_>]) ->
             prepay_at: Some(past.at),
             transaction_id: paid.then(|| format!("4200{id}")),
             paid_at: paid.then_some(past.at),
+            success_at: paid.then_some(past.at),
             created_at: past.at,
             next_query_at: None,
             queries: 0,

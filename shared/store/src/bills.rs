@@ -5,18 +5,24 @@
 //! compared.
 
 use bson::{Bson, Document, doc};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::{BusinessDay, Fen, OrderId};
 use futures_util::TryStreamExt;
+use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
 
 use crate::payments::{ExceptionStatus, Payment, PaymentException};
 use crate::refunds::{Refund, RefundNumber};
-use crate::{Error, Store, crashpoint, date};
+use crate::{Error, Store, Tx, crashpoint, date};
 
 const BILLS: &str = "bills";
 const EXCEPTIONS: &str = "paymentExceptions";
 const REFUNDS: &str = "refunds";
+
+/// WeChat makes the bill of a day in the morning after it: before that nobody can have compared it.
+pub const BILL_READY_AFTER: TimeDelta = TimeDelta::hours(9);
+/// WeChat keeps bills for three months.
+pub const BILL_KEPT_DAYS: u64 = 88;
 
 /// `bills.status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +77,14 @@ pub struct Bill {
     pub next_attempt_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// How often something of the day was learned after its bill may have been compared.
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub late: i64,
+    /// The bill whose comparison is not finished, and how many of its rows are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared_sha1: Option<String>,
+    #[serde(default, deserialize_with = "domain::money::whole")]
+    pub compared_rows: i64,
     #[serde(with = "date")]
     pub created_at: DateTime<Utc>,
     #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
@@ -89,6 +103,8 @@ pub struct BillTotals {
 /// How a comparison ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Finished<'a> {
+    /// [`Bill::late`] when the comparison began.
+    pub late: i64,
     pub status: BillStatus,
     pub totals: BillTotals,
     pub source: &'a str,
@@ -112,10 +128,12 @@ pub struct KnownRefund {
     pub order_id: Option<OrderId>,
     pub amount: Fen,
     pub progress: RefundProgress,
+    pub accepted_at: Option<DateTime<Utc>>,
+    pub bill_day: Option<String>,
 }
 
 impl KnownRefund {
-    /// What WeChat was asked under each number of a refund. It says nothing of the payment: WeChat knows that by its own number.
+    /// What WeChat was asked under each number of a refund. It says nothing of the payment: the order knows that.
     fn of(refund: &Refund) -> Vec<Self> {
         let known = |number: &RefundNumber| Self {
             out_refund_no: number.out_refund_no.clone(),
@@ -128,6 +146,8 @@ impl KnownRefund {
                 Some(_) => RefundProgress::Failed,
                 None => RefundProgress::UnderWay,
             },
+            accepted_at: number.accepted_at,
+            bill_day: number.bill_day.clone(),
         };
         refund.numbers.iter().map(known).collect()
     }
@@ -151,6 +171,8 @@ impl From<PaymentException> for KnownRefund {
             order_id: exception.order_id,
             amount: exception.amount,
             progress,
+            accepted_at: exception.refund_accepted_at,
+            bill_day: exception.refund_bill_day,
         }
     }
 }
@@ -170,27 +192,40 @@ impl Store {
         Ok(find.limit(limit).await?.try_collect().await?)
     }
 
-    /// Writes down that a day is being compared. One that was compared before stays so.
-    pub async fn begin_bill(&self, day: BusinessDay, now: DateTime<Utc>) -> Result<(), Error> {
-        let change = doc! {
-            "$setOnInsert": { "status": "open", "differences": 0i64, "createdAt": date::bson(now) },
-            "$inc": { "tries": 1i64 },
+    /// Writes down that a day is being compared, and returns how far that was before. One that was compared before stays so.
+    pub async fn begin_bill(&self, day: BusinessDay, now: DateTime<Utc>) -> Result<Bill, Error> {
+        let bills = self.collection::<Bill>(BILLS).await?;
+        let begin = || {
+            let change = doc! {
+                "$setOnInsert": { "status": "open", "differences": 0i64, "createdAt": date::bson(now) },
+                "$inc": { "tries": 1i64 },
+            };
+            let begin = bills.find_one_and_update(doc! { "_id": day.to_string() }, change);
+            begin.upsert(true).return_document(ReturnDocument::After)
         };
-        let bills = self.collection::<Document>(BILLS).await?;
-        let begun = bills.update_one(doc! { "_id": day.to_string() }, change.clone()).upsert(true).await;
-        match begun.map_err(Error::from) {
-            Ok(_) => Ok(()),
+        let begun = match begin().await.map_err(Error::from) {
             // Somebody else inserted it at the same moment.
-            Err(error) if error.is_duplicate_of(BILLS) => {
-                bills.update_one(doc! { "_id": day.to_string() }, change).await?;
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+            Err(error) if error.is_duplicate_of(BILLS) => begin().await?,
+            other => other?,
+        };
+        begun.ok_or_else(|| Error::Invariant(format!("the day {day} was begun and is not there")))
     }
 
-    /// Writes down what a bill adds up to, once all of it was compared.
-    pub async fn finish_bill(&self, day: BusinessDay, done: &Finished<'_>, now: DateTime<Utc>) -> Result<(), Error> {
+    /// Writes down how many rows of a bill are compared, so that a run that has no more time is gone on with.
+    pub async fn bill_compared(&self, day: BusinessDay, sha1: &str, rows: i64) -> Result<(), Error> {
+        let bills = self.collection::<Document>(BILLS).await?;
+        let further = doc! { "$max": { "comparedRows": rows } };
+        let same = doc! { "_id": day.to_string(), "comparedSha1": sha1 };
+        if bills.update_one(same, further).await?.matched_count == 0 {
+            let change = doc! { "$set": { "comparedSha1": sha1, "comparedRows": rows } };
+            bills.update_one(doc! { "_id": day.to_string() }, change).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what a bill adds up to, once all of it was compared; false if something of the day was learned meanwhile, which
+    /// the comparison may have missed.
+    pub async fn finish_bill(&self, day: BusinessDay, done: &Finished<'_>, now: DateTime<Utc>) -> Result<bool, Error> {
         let mut set = doc! {
             "status": done.status.as_str(),
             "payments": done.totals.payments,
@@ -200,14 +235,17 @@ impl Store {
             "source": done.source,
             "finishedAt": date::bson(now),
         };
-        let mut unset = doc! { "nextAttemptAt": "", "lastError": "" };
+        let mut unset = doc! { "nextAttemptAt": "", "lastError": "", "comparedSha1": "", "comparedRows": "" };
         match done.sha1 {
             Some(sha1) => drop(set.insert("sha1", sha1)),
             None => drop(unset.insert("sha1", "")),
         }
         let bills = self.collection::<Document>(BILLS).await?;
-        bills.update_one(doc! { "_id": day.to_string() }, doc! { "$set": set, "$unset": unset }).await?;
-        Ok(())
+        let mut guard = doc! { "_id": day.to_string(), "late": done.late };
+        if done.late == 0 {
+            guard.insert("late", doc! { "$in": [0i64, Bson::Null] });
+        }
+        Ok(bills.update_one(guard, doc! { "$set": set, "$unset": unset }).await?.matched_count == 1)
     }
 
     /// Leaves a day for later.
@@ -216,6 +254,12 @@ impl Store {
         let change = doc! { "$set": { "nextAttemptAt": date::bson(next), "lastError": why } };
         self.collection::<Document>(BILLS).await?.update_one(guard, change).await?;
         Ok(())
+    }
+
+    /// Whether a difference is recorded already.
+    pub async fn is_recorded(&self, id: &str) -> Result<bool, Error> {
+        let rows = self.collection::<Document>(EXCEPTIONS).await?;
+        Ok(rows.find_one(doc! { "_id": id }).projection(doc! { "_id": 1i32 }).await?.is_some())
     }
 
     /// Which of these differences are not recorded yet.
@@ -266,6 +310,75 @@ impl Store {
         Ok(())
     }
 
+    /// The same of refunds.
+    pub async fn mark_refunds_billed(&self, numbers: &[&str], day: BusinessDay) -> Result<(), Error> {
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let day = day.to_string();
+        let refunds = self.collection::<Document>(REFUNDS).await?;
+        let change = doc! { "$set": { "numbers.$[number].billDay": &day } };
+        let unbilled = doc! { "number.outRefundNo": { "$in": numbers }, "number.billDay": { "$exists": false } };
+        let mark = refunds.update_many(doc! { "numbers.outRefundNo": { "$in": numbers } }, change);
+        mark.array_filters([unbilled]).await?;
+        let rows = self.collection::<Document>(EXCEPTIONS).await?;
+        let wanted = doc! { "outRefundNo": { "$in": numbers }, "refundBillDay": { "$exists": false } };
+        rows.update_many(wanted, doc! { "$set": { "refundBillDay": day } }).await?;
+        Ok(())
+    }
+
+    /// Writes down when a payment was paid by WeChat's clock, where nobody said so when it was settled. Unless that is on the day
+    /// that is being compared, its day is compared again, if it was.
+    pub async fn payment_succeeded(
+        &self,
+        out_trade_no: &str,
+        at: DateTime<Utc>,
+        compared: BusinessDay,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        self.transaction(|tx, _| {
+            Box::pin(async move {
+                let guard = doc! { "_id": out_trade_no, "successAt": { "$exists": false } };
+                if tx.update("payments", guard, doc! { "$set": { "successAt": date::bson(at) } }).await? {
+                    tx.learned_late(at, placed_by(at, compared), now).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Writes down when WeChat accepted a refund of an order.
+    pub async fn refund_accepted(&self, out_refund_no: &str, at: DateTime<Utc>) -> Result<(), Error> {
+        let refunds = self.collection::<Document>(REFUNDS).await?;
+        refunds.update_one(unplaced_number(out_refund_no), placed_number(at)).await?;
+        Ok(())
+    }
+
+    /// Writes down when WeChat accepted a refund that is done, of an order or of money that fits none. Unless that is on the day that
+    /// is being compared, its day is compared again, if it was.
+    pub async fn refund_placed(
+        &self,
+        refund: &KnownRefund,
+        at: DateTime<Utc>,
+        compared: BusinessDay,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let number = refund.out_refund_no.as_str();
+        self.transaction(|tx, _| {
+            Box::pin(async move {
+                let misfit = doc! { "outRefundNo": number, "refundAcceptedAt": { "$exists": false } };
+                let placed = doc! { "$set": { "refundAcceptedAt": date::bson(at) } };
+                let of_order = tx.update(REFUNDS, unplaced_number(number), placed_number(at)).await?;
+                if (of_order || tx.update(EXCEPTIONS, misfit, placed).await?) && refund.bill_day.is_none() {
+                    tx.learned_late(at, placed_by(at, compared), now).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
     pub async fn payments_by_number(&self, numbers: &[&str]) -> Result<Vec<Payment>, Error> {
         let payments = self.collection::<Payment>("payments").await?;
         Ok(payments.find(doc! { "_id": { "$in": numbers } }).await?.try_collect().await?)
@@ -291,7 +404,20 @@ impl Store {
         Ok(known)
     }
 
-    /// The payments that we learned of on a day, oldest first.
+    /// The payments that we learned of on a day without being told when they were paid, oldest first.
+    pub async fn payments_learned_on(
+        &self,
+        day: BusinessDay,
+        after: Option<&Position>,
+        limit: i64,
+    ) -> Result<Vec<Payment>, Error> {
+        let payments = self.collection::<Payment>("payments").await?;
+        let mut filter = within("paidAt", day, after);
+        filter.extend(doc! { "successAt": { "$exists": false }, "billDay": { "$exists": false } });
+        Ok(payments.find(filter).sort(doc! { "paidAt": 1, "_id": 1 }).limit(limit).await?.try_collect().await?)
+    }
+
+    /// The payments that were paid on a day by WeChat's clock and that its bill was not found to have, oldest first.
     pub async fn payments_of_day(
         &self,
         day: BusinessDay,
@@ -299,42 +425,119 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<Payment>, Error> {
         let payments = self.collection::<Payment>("payments").await?;
-        let find = payments.find(within("paidAt", day, after)).sort(doc! { "paidAt": 1, "_id": 1 });
-        Ok(find.limit(limit).await?.try_collect().await?)
+        let mut filter = within("successAt", day, after);
+        filter.insert("billDay", doc! { "$exists": false });
+        Ok(payments.find(filter).sort(doc! { "successAt": 1, "_id": 1 }).limit(limit).await?.try_collect().await?)
     }
 
-    /// The refunds of payments that fit no order which we learned on a day to be done, oldest first.
-    pub async fn misfits_refunded_on(
+    /// The refunds which we learned on a day to be done without being told when they were accepted, and that no bill was found to
+    /// have, oldest first: those of money that fits no order, or those of orders.
+    pub async fn refunds_learned_on(
         &self,
         day: BusinessDay,
+        of_orders: bool,
         after: Option<&Position>,
         limit: i64,
     ) -> Result<Vec<(Position, Vec<KnownRefund>)>, Error> {
+        let unplaced = |known: &KnownRefund| {
+            known.progress == RefundProgress::Done && known.accepted_at.is_none() && known.bill_day.is_none()
+        };
+        if of_orders {
+            let refunds = self.collection::<Refund>(REFUNDS).await?;
+            let find = refunds.find(within("refundedAt", day, after)).sort(doc! { "refundedAt": 1, "_id": 1 });
+            let found: Vec<Refund> = find.limit(limit).await?.try_collect().await?;
+            let row = |one: &Refund| {
+                let known = KnownRefund::of(one).into_iter().filter(unplaced).collect();
+                ((one.refunded_at.unwrap_or_default(), one.id.clone()), known)
+            };
+            return Ok(found.iter().map(row).collect());
+        }
         let rows = self.collection::<PaymentException>(EXCEPTIONS).await?;
         let mut filter = within("resolvedAt", day, after);
-        filter.insert("status", "refunded");
+        filter.extend(doc! {
+            "status": "refunded", "refundAcceptedAt": { "$exists": false }, "refundBillDay": { "$exists": false },
+        });
         let find = rows.find(filter).sort(doc! { "resolvedAt": 1, "_id": 1 });
         let found: Vec<PaymentException> = find.limit(limit).await?.try_collect().await?;
         let row = |one: PaymentException| ((one.resolved_at.unwrap_or_default(), one.id.clone()), vec![one.into()]);
         Ok(found.into_iter().map(row).collect())
     }
 
-    /// The refunds of orders which we learned on a day to be done, oldest first.
-    pub async fn orders_refunded_on(
+    /// The refunds that WeChat accepted on a day and has done, and that its bill was not found to have: those of money that fits no
+    /// order, or those of orders.
+    pub async fn refunds_of_day(
         &self,
         day: BusinessDay,
+        of_orders: bool,
         after: Option<&Position>,
         limit: i64,
     ) -> Result<Vec<(Position, Vec<KnownRefund>)>, Error> {
-        let refunds = self.collection::<Refund>(REFUNDS).await?;
-        let find = refunds.find(within("refundedAt", day, after)).sort(doc! { "refundedAt": 1, "_id": 1 });
-        let found: Vec<Refund> = find.limit(limit).await?.try_collect().await?;
-        let row = |one: &Refund| {
-            let done = KnownRefund::of(one).into_iter().filter(|known| known.progress == RefundProgress::Done);
-            ((one.refunded_at.unwrap_or_default(), one.id.clone()), done.collect())
-        };
-        Ok(found.iter().map(row).collect())
+        let on_day = doc! { "$gte": date::bson(day.start()), "$lt": date::bson(day.end()) };
+        if of_orders {
+            let refunds = self.collection::<Refund>(REFUNDS).await?;
+            let missing = doc! { "acceptedAt": on_day, "state": "SUCCESS", "billDay": { "$exists": false } };
+            let mut filter = doc! { "numbers": { "$elemMatch": missing } };
+            if let Some((_, id)) = after {
+                filter.insert("_id", doc! { "$gt": id });
+            }
+            let find = refunds.find(filter).sort(doc! { "_id": 1 }).limit(limit);
+            let found: Vec<Refund> = find.await?.try_collect().await?;
+            let is_missing = |known: &KnownRefund| {
+                known.progress == RefundProgress::Done
+                    && known.bill_day.is_none()
+                    && known.accepted_at.map(BusinessDay::of) == Some(day)
+            };
+            let row = |one: &Refund| {
+                let known = KnownRefund::of(one).into_iter().filter(is_missing).collect();
+                ((one.created_at, one.id.clone()), known)
+            };
+            return Ok(found.iter().map(row).collect());
+        }
+        let rows = self.collection::<PaymentException>(EXCEPTIONS).await?;
+        let mut filter = within("refundAcceptedAt", day, after);
+        filter.extend(doc! { "status": "refunded", "refundBillDay": { "$exists": false } });
+        let find = rows.find(filter).sort(doc! { "refundAcceptedAt": 1, "_id": 1 });
+        let found: Vec<PaymentException> = find.limit(limit).await?.try_collect().await?;
+        let row =
+            |one: PaymentException| ((one.refund_accepted_at.unwrap_or_default(), one.id.clone()), vec![one.into()]);
+        Ok(found.into_iter().map(row).collect())
     }
+}
+
+impl Tx {
+    /// Something was learned that the bill of the day of `at` has to have, and that bill may have been compared already: it is
+    /// compared again. What a bill itself has told (`source` is `bill`) the comparison under way will still look at.
+    pub async fn learned_late(&mut self, at: DateTime<Utc>, source: &str, now: DateTime<Utc>) -> Result<(), Error> {
+        let day = BusinessDay::of(at);
+        let kept = TimeDelta::days(i64::try_from(BILL_KEPT_DAYS).unwrap_or(i64::MAX));
+        if now < day.end() + BILL_READY_AFTER || now >= day.end() + kept {
+            return Ok(());
+        }
+        let change = doc! {
+            "$setOnInsert": { "differences": 0i64, "tries": 0i64, "createdAt": date::bson(now) },
+            "$set": { "status": "open" },
+            "$unset": { "finishedAt": "", "nextAttemptAt": "" },
+            "$inc": { "late": i64::from(source != "bill") },
+        };
+        let bills = self.collection::<Document>(BILLS);
+        bills.update_one(doc! { "_id": day.to_string() }, change).upsert(true).session(&mut self.session).await?;
+        Ok(())
+    }
+}
+
+/// What is of the day that is being compared is looked at by that comparison.
+fn placed_by(at: DateTime<Utc>, compared: BusinessDay) -> &'static str {
+    if BusinessDay::of(at) == compared { "bill" } else { "query" }
+}
+
+/// A refund of an order of which it is not known when WeChat accepted it.
+fn unplaced_number(out_refund_no: &str) -> Document {
+    let unplaced = doc! { "outRefundNo": out_refund_no, "acceptedAt": { "$exists": false } };
+    doc! { "numbers.outRefundNo": out_refund_no, "numbers": { "$elemMatch": unplaced } }
+}
+
+fn placed_number(at: DateTime<Utc>) -> Document {
+    doc! { "$set": { "numbers.$.acceptedAt": date::bson(at) } }
 }
 
 /// Rows whose `field` is on a day, after a position.

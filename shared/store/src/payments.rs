@@ -69,8 +69,12 @@ pub struct Payment {
     pub prepay_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transaction_id: Option<String>,
+    /// When we learned that it was paid.
     #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
     pub paid_at: Option<DateTime<Utc>>,
+    /// When it was paid by WeChat's clock: the bill of that day has it.
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub success_at: Option<DateTime<Utc>>,
     #[serde(with = "date")]
     pub created_at: DateTime<Utc>,
     /// When reconciliation asks WeChat next; absent once the attempt is over.
@@ -240,6 +244,12 @@ pub struct PaymentException {
     pub status: ExceptionStatus,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_refund_no: Option<String>,
+    /// When WeChat accepted the refund: the bill of that day has it.
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub refund_accepted_at: Option<DateTime<Utc>>,
+    /// The business day whose bill has the refund as we do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_bill_day: Option<String>,
     /// Of a difference: the day of the bill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub day: Option<String>,
@@ -389,21 +399,24 @@ impl Tx {
         self.insert("payments", payment).await
     }
 
-    /// Ends an attempt as paid or as an exception, under WeChat's transaction number; false if it had ended so already.
+    /// Ends an attempt as paid or as an exception, under WeChat's transaction number and at WeChat's time, if it says one; false if
+    /// it had ended so already.
     pub async fn finish_payment(
         &mut self,
         out_trade_no: &str,
         status: PaymentStatus,
         transaction_id: &str,
+        success_at: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> Result<bool, Error> {
+        let mut set = doc! { "status": status.as_str(), "transactionId": transaction_id, "paidAt": date::bson(now) };
+        if let Some(at) = success_at {
+            set.insert("successAt", date::bson(at));
+        }
         self.update(
             "payments",
             doc! { "_id": out_trade_no, "status": { "$in": ["created", "prepaid", "closed"] } },
-            doc! {
-                "$set": { "status": status.as_str(), "transactionId": transaction_id, "paidAt": date::bson(now) },
-                "$unset": { "nextQueryAt": "" },
-            },
+            doc! { "$set": set, "$unset": { "nextQueryAt": "" } },
         )
         .await
     }
@@ -429,19 +442,21 @@ impl Tx {
         self.insert("paymentExceptions", exception).await
     }
 
-    /// `refunding | refundFailed → refunded | refundFailed`; false if it was refunded already or is for a person to decide.
+    /// `refunding | refundFailed → refunded | refundFailed`, of a refund that WeChat accepted then, if it says so; false if it was
+    /// refunded already or is for a person to decide.
     pub async fn resolve_exception(
         &mut self,
         id: &str,
         status: ExceptionStatus,
+        accepted_at: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> Result<bool, Error> {
-        self.update(
-            "paymentExceptions",
-            doc! { "_id": id, "status": { "$in": ["refunding", "refundFailed"] } },
-            doc! { "$set": { "status": status.as_str(), "resolvedAt": date::bson(now) } },
-        )
-        .await
+        let mut set = doc! { "status": status.as_str(), "resolvedAt": date::bson(now) };
+        if let Some(at) = accepted_at {
+            set.insert("refundAcceptedAt", date::bson(at));
+        }
+        let guard = doc! { "_id": id, "status": { "$in": ["refunding", "refundFailed"] } };
+        self.update("paymentExceptions", guard, doc! { "$set": set }).await
     }
 
     /// `manual → resolved` by somebody who looked; false if it is in another state.

@@ -68,6 +68,12 @@ pub struct RefundNumber {
     /// What WeChat has proven of it: `SUCCESS`, `CLOSED` or `ABNORMAL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// When WeChat accepted it: the bill of that day has it.
+    #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<DateTime<Utc>>,
+    /// The business day whose bill has it as we do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bill_day: Option<String>,
 }
 
 impl RefundNumber {
@@ -196,7 +202,14 @@ impl Refund {
     pub fn next_number(&self) -> RefundNumber {
         let n = self.numbers.len().saturating_add(1);
         let out_refund_no = if n == 1 { self.id.clone() } else { format!("{}-{n}", self.id) };
-        RefundNumber { out_refund_no, first_sent_at: None, last_sent_at: None, state: None }
+        RefundNumber {
+            out_refund_no,
+            first_sent_at: None,
+            last_sent_at: None,
+            state: None,
+            accepted_at: None,
+            bill_day: None,
+        }
     }
 
     pub fn number(&self) -> Option<&RefundNumber> {

@@ -39,7 +39,9 @@ pub struct Seen<'a> {
     pub status: &'a RefundStatus,
     /// Fen given back.
     pub amount: i64,
-    /// `query`, `callback` or `refund`: where we learned of it.
+    /// When WeChat accepted it; notices do not say.
+    pub accepted_at: Option<DateTime<Utc>>,
+    /// `query`, `callback`, `refund` or `bill`: where we learned of it.
     pub source: &'static str,
 }
 
@@ -51,6 +53,7 @@ impl<'a> Seen<'a> {
             transaction_id: &refund.transaction_id,
             status: &refund.status,
             amount: refund.amount_refund,
+            accepted_at: refund.create_time,
             source,
         }
     }
@@ -62,6 +65,7 @@ impl<'a> Seen<'a> {
             transaction_id: &notice.transaction_id,
             status: &notice.status,
             amount: notice.amount_refund,
+            accepted_at: None,
             source: "callback",
         }
     }
@@ -216,6 +220,11 @@ pub async fn conclude(
     // Most of what is said is said again.
     let known = store.refund_by_number(seen.out_refund_no).await?;
     if known.is_none() || matches!(seen.status, RefundStatus::Processing | RefundStatus::Unknown(_)) {
+        if let (Some(refund), Some(at)) = (&known, seen.accepted_at)
+            && refund.numbers.iter().any(|n| n.out_refund_no == seen.out_refund_no && n.accepted_at.is_none())
+        {
+            store.refund_accepted(seen.out_refund_no, at).await?;
+        }
         return Ok(known);
     }
     let refund = store.transaction(|tx, _| Box::pin(async move { conclude_in(tx, seen, tells, now).await })).await?;
@@ -281,6 +290,13 @@ async fn conclude_in(tx: &mut Tx, seen: &Seen<'_>, tells: &Tells, now: DateTime<
     if !changed {
         return Ok(Some(before));
     }
+    // A bill that was compared before has to have it, too.
+    if let Some(number) = after.numbers.last_mut().filter(|n| n.state.as_deref() == Some("SUCCESS")) {
+        number.accepted_at = number.accepted_at.or(seen.accepted_at);
+        if let (Some(at), None) = (number.accepted_at, &number.bill_day) {
+            tx.learned_late(at, seen.source, now).await?;
+        }
+    }
     crashpoint("refund.concluding").await;
     Ok(Some(case.save(tx, Some(&before), after).await?))
 }
@@ -309,6 +325,8 @@ async fn record(
         out_refund_no: Some(seen.out_refund_no.to_owned()),
         day: None,
         bill_refund_no: None,
+        refund_accepted_at: seen.accepted_at,
+        refund_bill_day: None,
         source: seen.source.to_owned(),
         created_at: now,
         resolved_at: None,

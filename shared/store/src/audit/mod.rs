@@ -13,7 +13,7 @@
 //! | `stock` | pieces moved by hand: every entry has exactly its rows in `records`, and every row its entry; goods that are deleted are not on sale |
 //! | `right` | a used right to buy and its order name each other; an order of type lottery has one, and no other has |
 //! | `payment` | attempts fit their orders; money that fits no order is recorded, booked and given back |
-//! | `bill` | a difference from a bill is kept under its day and kind, and its day counts it; who resolved it said why; a payment that is in a bill as with us is paid |
+//! | `bill` | a difference from a bill is kept under its day and kind, and its day counts it; who resolved it said why; a payment that is in a bill as with us is paid; what belongs to a day that was compared is in its bill, or recorded as a difference |
 //! | `prepaid` | each deduction's details add up and are what the book took; it was given back or not, as the book says |
 //! | `coins` | each lot: granted = spent − returned + expired + revoked + remaining; nothing is spent at or after its expiry or written off before; each move has its row; what is owed was spent |
 //! | `coupon` | a definition counts what is handed out of it, within its total; a coupon is locked or used exactly by the order that names it and is priced by its terms |

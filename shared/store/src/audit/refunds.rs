@@ -72,6 +72,7 @@ impl Audit<'_> {
         let keys = refunds.iter().flat_map(|r| [r.back_key(), r.paid_key()]).collect();
         let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
         let entries: HashMap<String, Entry> = entries.into_iter().map(|e| (e.id.clone(), e)).collect();
+        self.check_bill_days_of_refunds(&refunds).await?;
         let items: Vec<OutboxItem> =
             self.matching("outbox", "_id", refunds.iter().map(Refund::item_id).collect()).await?;
         let ids = orders.iter().filter_map(|o| o.user_coupon_id.as_ref().map(|id| id.as_str().to_owned())).collect();
