@@ -33,6 +33,7 @@ mod crm;
 mod delivery;
 mod events;
 mod examples;
+mod exceptions;
 mod freight;
 mod freight_charge;
 mod histories;

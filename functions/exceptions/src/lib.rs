@@ -5,7 +5,7 @@ use domain::{Code, Failure, Refusal, text};
 use edge::{Accept, Context, Function, Need, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shop::views;
+use shop::{refunds, views};
 use store::page::PageRequest;
 use store::payments::{ExceptionKind, ExceptionStatus, PaymentException};
 
@@ -16,7 +16,7 @@ pub fn function() -> Function {
     Function::new("exceptions", handle)
         .summary("异常款项与对账差异：查询、处理")
         .accepts(&[Accept::Service("orders"), Accept::Service("ops"), Accept::Staff("orders"), Accept::Staff("ops")])
-        .needs(&[Need::Store, Need::Session])
+        .needs(&[Need::Store, Need::Session, Need::Pay])
 }
 
 #[derive(Clone, Copy, Deserialize, JsonSchema)]
@@ -24,6 +24,10 @@ pub fn function() -> Function {
 enum Action {
     List,
     Resolve,
+    /// What WeChat failed to give back was given back otherwise than through WeChat Pay.
+    Settle,
+    /// Has a refund that WeChat refused sent again.
+    Retry,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -40,9 +44,10 @@ struct Input {
     limit: Option<i64>,
     /// For `list`: `nextCursor` of the page before.
     after: Option<String>,
-    /// For `resolve`: one in state `manual`.
+    /// For `resolve`: one in state `manual`, or `refundFailed` once it was refunded in the merchant portal. For `settle` and `retry`:
+    /// one in state `refundFailed`.
     exception_id: Option<String>,
-    /// For `resolve`: what was found and done; at most 500 characters.
+    /// For `resolve` and `settle`: what was found and done; at most 500 characters.
     remark: Option<String>,
 }
 
@@ -102,7 +107,7 @@ struct ListOutput {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ResolveOutput {
+struct ExceptionReply {
     exception: ExceptionOutput,
 }
 
@@ -118,27 +123,48 @@ async fn handle(ctx: Context, input: Input) -> Result<Reply, Failure> {
             let page = page.map(ExceptionOutput::from);
             Reply::of(&ListOutput { data: page.data, next_cursor: page.next_cursor })
         }
-        Action::Resolve => resolve(&ctx, input).await,
+        Action::Resolve | Action::Settle => {
+            let remark = text::required("remark", input.remark.as_deref().unwrap_or_default(), REMARK_MAX)?;
+            let elsewhere = matches!(input.action, Action::Settle);
+            command(&ctx, &input, Command::Resolve { remark, elsewhere }).await
+        }
+        Action::Retry => command(&ctx, &input, Command::Retry).await,
     }
 }
 
-async fn resolve(ctx: &Context, input: Input) -> Result<Reply, Failure> {
-    let id = text::required("exceptionId", &input.exception_id.unwrap_or_default(), 200)?;
-    let remark = text::required("remark", &input.remark.unwrap_or_default(), REMARK_MAX)?;
-    let by = ctx.caller.operator()?;
+enum Command {
+    Resolve { remark: String, elsewhere: bool },
+    Retry,
+}
+
+async fn command(ctx: &Context, input: &Input, command: Command) -> Result<Reply, Failure> {
+    let id = text::required("exceptionId", input.exception_id.as_deref().unwrap_or_default(), 200)?;
+    let (by, key) = (ctx.caller.operator()?, ctx.command_key());
+    if let Some(key) = &key
+        && let Some(done) = ctx.store().replay::<ExceptionReply>(key).await?
+    {
+        return Ok(Reply::of(&done.value)?.with_replayed(true));
+    }
+    let failed = ctx.store().exception(&id).await?.filter(|one| one.status == ExceptionStatus::RefundFailed);
+    if let Some(failed) = failed {
+        let known = refunds::is_over(ctx.store(), ctx.pay()?, &failed, &ctx.rules().tells, ctx.now).await?;
+        if known && matches!(command, Command::Retry) {
+            let text = "微信支付已不能原路退回：请在商户平台处理，或线下退还后用 settle 登记";
+            return Err(Refusal::new(Code::OrderStateInvalid).with_message(text).into());
+        }
+    }
     let done = ctx
         .store()
-        .once(ctx.command_key().as_ref(), ctx.now, |tx, _| {
-            let (id, remark, by, now) = (&id, &remark, &by, ctx.now);
+        .once(key.as_ref(), ctx.now, |tx, _| {
+            let (id, by, command, now) = (&id, &by, &command, ctx.now);
             Box::pin(async move {
-                if tx.exception(id).await?.is_none() {
-                    return Err(Refusal::new(Code::NotFound).with_message("没有这条异常记录").into());
-                }
-                if !tx.resolve_by_hand(id, by, remark, now).await? {
-                    return Err(Refusal::new(Code::Conflict).with_message("这条异常不是待人工处理的状态").into());
-                }
-                let exception = tx.exception(id).await?.ok_or(Code::NotFound)?;
-                Ok(ResolveOutput { exception: exception.into() })
+                let exception = match command {
+                    Command::Resolve { remark, elsewhere } => {
+                        refunds::resolve(tx, id, by, remark, *elsewhere, now).await?
+                    }
+                    Command::Retry => refunds::retry(tx, id, now).await?,
+                };
+                Ok(ExceptionReply { exception: exception.into() })
             })
         })
         .await?;

@@ -656,6 +656,7 @@ impl Comparison<'_> {
             bill_refund_no: None,
             refund_accepted_at: None,
             refund_bill_day: None,
+            settled_elsewhere: false,
             source: self.source.to_owned(),
             created_at: self.now,
             resolved_at: None,

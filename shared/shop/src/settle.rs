@@ -180,6 +180,7 @@ async fn record(
         bill_refund_no: None,
         refund_accepted_at: None,
         refund_bill_day: None,
+        settled_elsewhere: false,
         source: evidence.source.to_owned(),
         created_at: now,
         resolved_at: None,

@@ -165,7 +165,7 @@ impl From<PaymentException> for KnownRefund {
             }
         };
         Self {
-            out_refund_no: exception.out_refund_no.unwrap_or_default(),
+            out_refund_no: exception.out_refund_no.or(exception.bill_refund_no).unwrap_or_default(),
             out_trade_no: exception.out_trade_no,
             transaction_id: exception.transaction_id,
             order_id: exception.order_id,
@@ -400,6 +400,9 @@ impl Store {
         let rows = self.collection::<PaymentException>(EXCEPTIONS).await?;
         let found: Vec<PaymentException> =
             rows.find(doc! { "outRefundNo": { "$in": numbers } }).await?.try_collect().await?;
+        known.extend(found.into_iter().map(KnownRefund::from));
+        let keys: Vec<String> = numbers.iter().map(|number| PaymentException::refund_key(number)).collect();
+        let found: Vec<PaymentException> = rows.find(doc! { "_id": { "$in": keys } }).await?.try_collect().await?;
         known.extend(found.into_iter().map(KnownRefund::from));
         Ok(known)
     }

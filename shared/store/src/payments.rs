@@ -262,6 +262,9 @@ pub struct PaymentException {
     pub created_at: DateTime<Utc>,
     #[serde(default, with = "date::option", skip_serializing_if = "Option::is_none")]
     pub resolved_at: Option<DateTime<Utc>>,
+    /// Staff gave the money back otherwise than through WeChat Pay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub settled_elsewhere: bool,
     /// Who resolved it by hand, and what they found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved_by: Option<String>,
@@ -459,21 +462,34 @@ impl Tx {
         self.update("paymentExceptions", guard, doc! { "$set": set }).await
     }
 
-    /// `manual → resolved` by somebody who looked; false if it is in another state.
+    /// `manual | refundFailed → resolved` by somebody who looked; false if it is in another state than it was read.
     pub async fn resolve_by_hand(
         &mut self,
-        id: &str,
+        before: &PaymentException,
         by: &str,
         remark: &str,
+        settled_elsewhere: bool,
         now: DateTime<Utc>,
     ) -> Result<bool, Error> {
-        self.update(
-            "paymentExceptions",
-            doc! { "_id": id, "status": "manual" },
-            doc! { "$set": {
-                "status": "resolved", "resolvedAt": date::bson(now), "resolvedBy": by, "remark": remark,
-            } },
-        )
-        .await
+        let mut set = doc! {
+            "status": "resolved", "resolvedAt": date::bson(now), "resolvedBy": by, "remark": remark,
+        };
+        if settled_elsewhere {
+            set.insert("settledElsewhere", true);
+        }
+        let guard = doc! { "_id": &before.id, "status": before.status.as_str() };
+        self.update("paymentExceptions", guard, doc! { "$set": set }).await
+    }
+
+    /// `refundFailed → refunding`; false if it is in another state.
+    pub async fn retry_exception(&mut self, id: &str) -> Result<bool, Error> {
+        let change = doc! { "$set": { "status": "refunding" }, "$unset": { "resolvedAt": "" } };
+        self.update("paymentExceptions", doc! { "_id": id, "status": "refundFailed" }, change).await
+    }
+
+    /// What is recorded of money that went back for a payment otherwise than the shop asked.
+    pub async fn refunds_beside(&mut self, out_trade_no: &str) -> Result<Vec<PaymentException>, Error> {
+        let found: Vec<PaymentException> = self.find("paymentExceptions", doc! { "outTradeNo": out_trade_no }).await?;
+        Ok(found.into_iter().filter(|one| one.kind.is_refund()).collect())
     }
 }

@@ -327,6 +327,7 @@ async fn record(
         bill_refund_no: None,
         refund_accepted_at: seen.accepted_at,
         refund_bill_day: None,
+        settled_elsewhere: false,
         source: seen.source.to_owned(),
         created_at: now,
         resolved_at: None,

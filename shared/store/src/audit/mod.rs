@@ -73,8 +73,8 @@ use crate::refunds::Refund;
 use crate::stock::reserve_key;
 use crate::{Error, Store};
 use rules::{
-    amounts_off, deduction_off, effects_off, entry_faults, exception_off, given_back, money_back, money_in,
-    payment_off, posted_on, price_off,
+    amounts_off, deduction_off, effects_off, entry_faults, exception_off, given_back, money_back, money_elsewhere,
+    money_in, payment_off, posted_on, price_off,
 };
 
 const BATCH: usize = 500;
@@ -698,7 +698,8 @@ impl Audit<'_> {
         loop {
             let batch: Batch<PaymentException> = self.batch("paymentExceptions", "payment", after).await?;
             let refund = |e: &PaymentException| e.out_refund_no.clone().unwrap_or_default();
-            let keys = batch.rows.iter().flat_map(|e| [money_in(e), money_back(&refund(e))]).collect();
+            let keys = |e: &PaymentException| [money_in(e), money_back(&refund(e)), money_elsewhere(&refund(e))];
+            let keys = batch.rows.iter().flat_map(keys).collect();
             let entries: Vec<Entry> = self.matching("ledger", "_id", keys).await?;
             let items: Vec<OutboxItem> = self
                 .matching("outbox", "_id", batch.rows.iter().map(|e| format!("refund:{}", refund(e))).collect())
@@ -708,8 +709,8 @@ impl Audit<'_> {
                 let number = refund(exception);
                 let entry = |id: &str| entries.iter().find(|e| e.id == id);
                 let item = items.iter().find(|i| i.id == format!("refund:{number}"));
-                for message in exception_off(exception, entry(&money_in(exception)), entry(&money_back(&number)), item)
-                {
+                let (money_in, back) = (entry(&money_in(exception)), entry(&money_back(&number)));
+                for message in exception_off(exception, money_in, back, entry(&money_elsewhere(&number)), item) {
                     self.violation("payment", message, format!("paymentExceptions/{}", exception.id));
                 }
             }

@@ -475,11 +475,16 @@ pub(super) fn money_back(out_refund_no: &str) -> String {
     format!("refund:{out_refund_no}:success")
 }
 
+pub(super) fn money_elsewhere(out_refund_no: &str) -> String {
+    format!("refund:{out_refund_no}:elsewhere")
+}
+
 /// What does not fit in money that fits no order.
 pub(super) fn exception_off(
     exception: &PaymentException,
     money_in: Option<&Entry>,
     money_back: Option<&Entry>,
+    money_elsewhere: Option<&Entry>,
     item: Option<&OutboxItem>,
 ) -> Vec<&'static str> {
     let mut off = Vec::new();
@@ -489,7 +494,8 @@ pub(super) fn exception_off(
         if money_in.map(legs) != Some(legs(&expected)) {
             off.push("the money is not in the book as it went back");
         }
-        if exception.out_refund_no.as_deref().map(PaymentException::refund_key) != Some(exception.id.clone()) {
+        let number = exception.out_refund_no.as_deref().or(exception.bill_refund_no.as_deref());
+        if number.map(PaymentException::refund_key) != Some(exception.id.clone()) {
             off.push("the record is about another refund than its key says");
         }
         off.extend(resolution_off(exception));
@@ -506,6 +512,15 @@ pub(super) fn exception_off(
     let back = money_back.is_some();
     if back != (exception.status == ExceptionStatus::Refunded) {
         off.push("the refund in the book does not match the record");
+    }
+    let elsewhere =
+        Entry::new("", exception.created_at).transfer("fen", book::EXCEPTIONS, book::ELSEWHERE, exception.amount.get());
+    let expected = exception.settled_elsewhere.then(|| legs(&elsewhere));
+    if money_elsewhere.map(legs) != expected {
+        off.push("the money was given back another way in the book, and not in the record, or the other way round");
+    }
+    if exception.settled_elsewhere && exception.status != ExceptionStatus::Resolved {
+        off.push("what was given back another way is resolved");
     }
     let to_deliver = exception.status == ExceptionStatus::Refunding;
     if to_deliver && !item.is_some_and(|i| i.status != OutboxStatus::Delivered) {
