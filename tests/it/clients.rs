@@ -196,7 +196,20 @@ impl<E: Into<anyhow::Error>> From<E> for Missing {
     }
 }
 
-fn install() -> Result<PathBuf, Missing> {
+/// Whether there is a Node that can be used; on CI there must be.
+pub(crate) fn node_is_there() -> anyhow::Result<bool> {
+    match node_version() {
+        Ok(()) => Ok(true),
+        Err(Missing::Tool(what)) if !on_ci() => {
+            eprintln!("skipped: {what}");
+            Ok(false)
+        }
+        Err(Missing::Tool(what)) => bail!("{what}"),
+        Err(Missing::Error(error)) => Err(error),
+    }
+}
+
+fn node_version() -> Result<(), Missing> {
     let version = |tool: &str| {
         let output = Command::new(tool).arg("--version").output().ok().filter(|output| output.status.success())?;
         Some(String::from_utf8_lossy(&output.stdout).trim().trim_start_matches('v').to_owned())
@@ -207,7 +220,11 @@ fn install() -> Result<PathBuf, Missing> {
     if node.split('.').next().and_then(|major| major.parse().ok()).is_none_or(|major: u32| major < NODE_MAJOR_MIN) {
         return Err(Missing::Tool(format!("node {node} is installed, but {NODE_MAJOR_MIN} or newer is needed")));
     }
+    Ok(())
+}
 
+fn install() -> Result<PathBuf, Missing> {
+    node_version()?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
     // Tests run in processes of their own: the first one installs, the others wait.
     let manifest = File::open(folder.join("package.json"))?;

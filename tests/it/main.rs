@@ -31,6 +31,7 @@ mod crash_coupons;
 mod crash_refunds;
 mod crm;
 mod delivery;
+mod event_host;
 mod events;
 mod examples;
 mod exceptions;

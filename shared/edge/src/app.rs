@@ -209,6 +209,11 @@ impl App {
         let all = u32::try_from(self.config.max_concurrent).unwrap_or(u32::MAX);
         // The semaphore is never closed, so there is nothing to fail.
         self.slots.acquire_many(all).await.ok();
+        self.nothing_left().await;
+    }
+
+    /// Wait until nothing is running that outlived its call.
+    pub(crate) async fn nothing_left(&self) {
         self.after_slots.acquire_many(u32::try_from(AFTER_SLOTS).unwrap_or(u32::MAX)).await.ok();
     }
 }

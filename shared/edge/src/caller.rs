@@ -265,6 +265,11 @@ async fn from_event(app: &App, function: &Function, named: &str, body: Bytes) ->
     Ok((caller, payload))
 }
 
+/// Whether an event claims to be signed.
+pub(crate) fn is_signed_event(body: &[u8]) -> bool {
+    signed_event(body).is_some()
+}
+
 /// The event, if it claims to be signed.
 fn signed_event(body: &[u8]) -> Option<Value> {
     let event: Value = serde_json::from_slice(body).ok()?;

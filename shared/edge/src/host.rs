@@ -27,6 +27,7 @@ use crate::app::App;
 use crate::caller::Proof;
 use crate::clock::Clock;
 use crate::config::{self, Config, HostKind};
+use crate::event;
 use crate::function::{Function, Need};
 use crate::input::BODY_BYTES_MAX;
 use crate::invoke::{Answer, Invocation, invoke, trace_id_of};
@@ -247,10 +248,9 @@ pub fn run(function: Function) -> ExitCode {
         None => {}
     }
     let host = match config::host_kind() {
-        Ok(HostKind::Event) => {
-            return complain(
-                "JINLU_HOST=event: the event host is not built into this version; leave JINLU_HOST out for HTTP",
-            );
+        // Whoever sends a provider's notice wants an HTTP answer, and signs what an event does not have.
+        Ok(HostKind::Event) if function.is_raw() => {
+            return complain("JINLU_HOST=event: this function answers a provider over HTTP; leave JINLU_HOST out");
         }
         Ok(host) => host,
         Err(error) => return complain(&error.to_string()),
@@ -259,7 +259,10 @@ pub fn run(function: Function) -> ExitCode {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string()),
     };
-    logs::init(config.log_level);
+    match host {
+        HostKind::Event => logs::init_on_stderr(config.log_level),
+        HostKind::Http | HostKind::Lambda => logs::init(config.log_level),
+    }
     logs::log_panics();
     let app = match App::new(config, Clock::system()) {
         Ok(app) => app,
@@ -273,7 +276,8 @@ pub fn run(function: Function) -> ExitCode {
     };
     let served = match host {
         HostKind::Lambda => runtime.block_on(serve_lambda(app, function)),
-        HostKind::Http | HostKind::Event => runtime.block_on(serve_http(app, function, started)),
+        HostKind::Http => runtime.block_on(serve_http(app, function, started)),
+        HostKind::Event => runtime.block_on(serve_events(app, function, started)),
     };
     // Whatever still hangs after the drain is cut off here.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -299,6 +303,13 @@ async fn serve_http(app: Arc<App>, function: Function, started: Instant) -> Resu
     Ok(())
 }
 
+async fn serve_events(app: Arc<App>, function: Function, started: Instant) -> Result<(), domain::BoxError> {
+    tracing::info!(function = function.name(), elapsed_ms = logs::millis(started.elapsed()), "listening for events");
+    let drain = function.time_limit();
+    event::serve(app, function, drain).await?;
+    Ok(())
+}
+
 async fn serve_lambda(app: Arc<App>, function: Function) -> Result<(), domain::BoxError> {
     let routes = router(app, function);
     let service = lambda_http::service_fn(move |request: lambda_http::Request| {
@@ -312,7 +323,8 @@ fn help(function: &Function) -> String {
     let needs = function.all_needs();
     let mut text = format!("{} – {}\n\n", function.name(), function.summary_text());
     text.push_str("A cloud function. Serves POST / and GET /healthz on 0.0.0.0:${PORT:-9000},\n");
-    text.push_str("or the Lambda runtime where AWS_LAMBDA_RUNTIME_API is set. Stops on SIGTERM.\n\n");
+    text.push_str("the Lambda runtime where AWS_LAMBDA_RUNTIME_API is set, or with JINLU_HOST=event the Node shim\n");
+    text.push_str("that started it, over standard input and output. Stops on SIGTERM, or when its input ends.\n\n");
     text.push_str("  --schema    print the JSON Schema of the input\n  --version   print the version\n\n");
     text.push_str("Environment (* = this function does not start without it):\n");
     for (need, name, what) in config::VARIABLES {

@@ -8,6 +8,7 @@ mod app;
 mod caller;
 mod clock;
 pub mod config;
+mod event;
 mod function;
 pub mod host;
 mod input;

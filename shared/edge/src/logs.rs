@@ -1,7 +1,8 @@
-//! Logs: JSON lines on standard output, which the platform collects.
+//! Logs: JSON lines on standard output, or on standard error where that one is for answers. The platform collects both.
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -12,11 +13,20 @@ const HELD_AT_INFO: &[&str] =
 /// Send logs of `level` and above to standard output as flat JSON, one event per line.
 /// A second call keeps the first set-up, so that tests may call it freely.
 pub fn init(level: LevelFilter) {
+    init_on(level, BoxMakeWriter::new(std::io::stdout));
+}
+
+/// [`init`] on standard error.
+pub(crate) fn init_on_stderr(level: LevelFilter) {
+    init_on(level, BoxMakeWriter::new(std::io::stderr));
+}
+
+fn init_on(level: LevelFilter, writer: BoxMakeWriter) {
     let ours = Targets::new().with_default(level);
     let targets =
         HELD_AT_INFO.iter().fold(ours, |targets, name| targets.with_target(*name, level.min(LevelFilter::INFO)));
-    let lines =
-        tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).json().flatten_event(true);
+    let lines = lines.with_current_span(false).with_span_list(false);
     let already_set = tracing_subscriber::registry().with(targets).with(lines).try_init().is_err();
     if already_set {
         tracing::debug!("logs were set up before");

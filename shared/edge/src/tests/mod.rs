@@ -1,4 +1,5 @@
 mod config;
+mod event;
 mod host;
 mod identity;
 mod input;
