@@ -8,7 +8,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    audit, bench, dev, init, migrate, reconcile, rotate_keys, selfcheck, serve, staff_token, types, verify_draw,
+    audit, bench, dev, init, migrate, package, reconcile, rotate_keys, selfcheck, serve, staff_token, types,
+    verify_draw,
 };
 
 /// 金鹿微信商城后端 · jinlu, the back end of a WeChat mini-program shop
@@ -35,6 +36,7 @@ enum Command {
     RotateKeys(rotate_keys::Args),
     Selfcheck(selfcheck::Args),
     StaffToken(staff_token::Args),
+    Package(package::Args),
     Types(types::Args),
     Bench(bench::Args),
     VerifyDraw(verify_draw::Args),
@@ -53,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::RotateKeys(args) => on_runtime(rotate_keys::run(args)),
         Command::Selfcheck(args) => on_runtime(selfcheck::run(args)),
         Command::StaffToken(args) => staff_token::run(&args),
+        Command::Package(args) => package::run(&args),
         Command::Types(args) => types::run(&args),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::VerifyDraw(args) => on_runtime(verify_draw::run(args)),

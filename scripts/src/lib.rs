@@ -8,6 +8,7 @@ mod dev;
 mod init;
 pub mod local;
 mod migrate;
+mod package;
 mod reconcile;
 mod rotate_keys;
 pub mod selfcheck;
