@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use edge::Function;
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::cli::say;
 use archive::File;
@@ -66,6 +66,18 @@ enum Libc {
     Gnu,
 }
 
+/// As much of cloudbaserc.json as matters here.
+#[derive(Deserialize)]
+struct Deployment {
+    functions: Vec<Deployed>,
+}
+
+#[derive(Deserialize)]
+struct Deployed {
+    name: String,
+    r#type: String,
+}
+
 /// One function to package.
 struct Parcel {
     function: &'static str,
@@ -77,7 +89,8 @@ struct Parcel {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let deployment = std::fs::read_to_string("cloudbaserc.json")
         .context("there is no cloudbaserc.json here: run this in the project's folder, where the sources are")?;
-    let parcels = chosen(&gateway::functions(), &args.functions, args.flavour, &serde_json::from_str(&deployment)?)?;
+    let deployment = serde_json::from_str(&deployment).context("reading cloudbaserc.json")?;
+    let parcels = chosen(&gateway::functions(), &args.functions, args.flavour, &deployment)?;
     let started = Instant::now();
     eprintln!(
         "building {} functions for {} …",
@@ -107,15 +120,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// What is to be packaged, and how. Fails on a function that there is not, or that cannot be of this flavour.
-fn chosen(all: &[Function], named: &[String], flavour: Option<Flavour>, deployment: &Value) -> Result<Vec<Parcel>> {
+fn chosen(
+    all: &[Function],
+    named: &[String],
+    flavour: Option<Flavour>,
+    deployment: &Deployment,
+) -> Result<Vec<Parcel>> {
     if let Some(unknown) = named.iter().find(|name| all.iter().all(|f| f.name() != name.as_str())) {
         bail!("there is no function {unknown}; cloudbaserc.json lists them all");
     }
     let wanted = all.iter().filter(|f| named.is_empty() || named.iter().any(|name| name == f.name()));
     wanted
         .map(|function| {
-            let entry = deployment["functions"].as_array().into_iter().flatten().find(|e| e["name"] == function.name());
-            let event = entry.is_some_and(|entry| entry["type"] == "Event");
+            let entry = deployment.functions.iter().find(|entry| entry.name == function.name());
+            let event = entry.is_some_and(|entry| entry.r#type == "Event");
             let flavour = flavour.unwrap_or(if event { Flavour::Event } else { Flavour::Http });
             if flavour == Flavour::Event && function.is_raw() {
                 bail!("{} answers a provider over HTTP and cannot be an event function", function.name());
@@ -141,11 +159,7 @@ fn crate_of(function: &str) -> String {
 
 /// Builds them all in one go and returns the folder of the binaries.
 fn build(parcels: &[Parcel], libc: Libc) -> Result<PathBuf> {
-    let metadata = said(Command::new("cargo").args(["metadata", "--no-deps", "--format-version", "1", "--locked"]))?;
-    let metadata: Value = serde_json::from_str(&metadata)?;
-    let folder =
-        |name: &str| metadata[name].as_str().map(PathBuf::from).with_context(|| format!("cargo tells no {name}"));
-    let (root, target_dir) = (folder("workspace_root")?, folder("target_directory")?);
+    let project = Project::read()?;
     let sysroot = PathBuf::from(said(Command::new("rustc").args(["--print", "sysroot"]))?.trim());
     let mut cargo = Command::new("cargo");
     let triple = match libc {
@@ -177,24 +191,48 @@ fn build(parcels: &[Parcel], libc: Libc) -> Result<PathBuf> {
     }
     // The paths of this machine would be in panics and make other bytes elsewhere. These flags stand in for all others, so no
     // machine's own settings raise the CPU that is needed.
-    let cargo_home = PathBuf::from(home_of_cargo(&sysroot)?);
-    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", [remap(&cargo_home, "/cargo"), remap(&root, "/jinlu")].join("\u{1f}"));
-    let c_flags = format!("-ffile-prefix-map={}=/cargo -g0", cargo_home.display());
+    let remap = |from: &str, to: &str| format!("--remap-path-prefix={from}={to}");
+    let flags = [remap(&project.cargo_home, "/cargo"), remap(&project.root, "/jinlu")];
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    let c_flags = format!("-ffile-prefix-map={}=/cargo -g0", project.cargo_home);
     cargo.env(format!("CFLAGS_{}", triple.replace('-', "_")), c_flags).env_remove("RUSTFLAGS");
     let status = cargo.status().context("starting cargo")?;
     ensure!(status.success(), "cargo could not build the functions; it said why above");
-    Ok(target_dir.join(triple).join("release"))
+    Ok(Path::new(&project.target_dir).join(triple).join("release"))
 }
 
-/// Where cargo keeps the sources of dependencies: their paths are compiled in.
-fn home_of_cargo(sysroot: &Path) -> Result<String> {
-    // Any dependency tells: …/registry/src/{index}/{crate}/Cargo.toml.
-    let metadata = said(Command::new("cargo").args(["metadata", "--format-version", "1", "--locked"]))?;
-    let metadata: Value = serde_json::from_str(&metadata)?;
-    let paths = metadata["packages"].as_array().into_iter().flatten().filter_map(|p| p["manifest_path"].as_str());
-    let home = paths.filter_map(|path| path.split_once("/registry/src/")).map(|(home, _)| home.to_owned()).next();
-    home.with_context(|| format!("no dependency of the project is on this machine (sysroot {})", sysroot.display()))
+/// Folders whose names must not get into the binaries, and where those are put.
+struct Project {
+    root: String,
+    target_dir: String,
+    /// Where cargo keeps the sources of dependencies.
+    cargo_home: String,
+}
+
+impl Project {
+    fn read() -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Metadata {
+            packages: Vec<Package>,
+            workspace_root: String,
+            target_directory: String,
+        }
+        #[derive(Deserialize)]
+        struct Package {
+            manifest_path: String,
+        }
+        let said = said(Command::new("cargo").args(["metadata", "--format-version", "1", "--locked"]))?;
+        let metadata: Metadata = serde_json::from_str(&said).context("reading what cargo tells of the project")?;
+        // Any dependency tells: …/registry/src/{registry}/{crate}/Cargo.toml.
+        let home = metadata.packages.iter().find_map(|p| p.manifest_path.split_once("/registry/src/"));
+        let (cargo_home, _) =
+            home.context("no dependency of the project is on this machine: cargo fetch brings them")?;
+        Ok(Self {
+            cargo_home: cargo_home.to_owned(),
+            root: metadata.workspace_root,
+            target_dir: metadata.target_directory,
+        })
+    }
 }
 
 /// What a program says, if it ends well.
@@ -217,7 +255,7 @@ fn write(out: &Path, parcel: &Parcel, binary: Vec<u8>) -> Result<archive::Zip> {
 }
 
 fn table(rows: &[(&Parcel, Report, u64)], built: Duration, all: Duration) -> String {
-    let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+    let megabytes = |bytes: u64| format!("{}.{}", bytes / 1_000_000, bytes / 100_000 % 10);
     let mut text = format!("{:<26}{:<8}{:>9}{:>9}  {}\n", "function", "flavour", "MB", "zip MB", "C library");
     for (parcel, report, zip) in rows {
         let flavour = if parcel.flavour == Flavour::Http { "http" } else { "event" };
@@ -239,7 +277,7 @@ fn table(rows: &[(&Parcel, Report, u64)], built: Duration, all: Duration) -> Str
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -249,7 +287,8 @@ mod tests {
 
     fn pick(named: &[&str], flavour: Option<Flavour>) -> Result<Vec<(&'static str, String, Flavour)>> {
         let named: Vec<String> = named.iter().map(|name| (*name).to_owned()).collect();
-        let parcels = chosen(&gateway::functions(), &named, flavour, &deployment())?;
+        let deployment = serde_json::from_value(deployment())?;
+        let parcels = chosen(&gateway::functions(), &named, flavour, &deployment)?;
         Ok(parcels.into_iter().map(|p| (p.function, p.krate, p.flavour)).collect())
     }
 

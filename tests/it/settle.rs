@@ -190,7 +190,7 @@ async fn orders_that_cannot_be_closed_hold_up_no_others() -> anyhow::Result<()> 
     let younger = [begun(&world, &token, 1).await?, begun(&world, &token, 1).await?];
     c.advance(31 * 60).await?;
     // WeChat answers nothing about those that were made in the first minutes.
-    let minutes: std::collections::BTreeSet<&str> = older.iter().map(|id| &id[..12]).collect();
+    let minutes: std::collections::BTreeSet<&str> = older.iter().filter_map(|id| id.get(..12)).collect();
     for minute in minutes {
         world.sim.fault(Fault::some(Target::Wxpay, minute, FaultMode::ServerError, 1.0, 0));
     }

@@ -366,6 +366,7 @@ async fn a_refund_makes_no_move_that_is_not_declared() -> anyhow::Result<()> {
                         transaction_id: &transaction,
                         status: &said,
                         amount: refund.plan.given.payment_amount.get(),
+                        accepted_at: None,
                         source: "query",
                     };
                     conclude(
