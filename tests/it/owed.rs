@@ -190,13 +190,14 @@ async fn killed_while_owed_points_are_paid() -> anyhow::Result<()> {
     let killed = async { client.call_service("addPoints", gift.clone()).await.map(drop) };
     host.killed_at(point, killed).await?;
     let host = start(&uri, &name, folder.path(), port, None)?;
-    let token = host.client.login("ower").await?;
+    // The transaction of the killed process may hold the member for some seconds.
     for _ in 0..40 {
         if host.client.call_service("addPoints", gift.clone()).await?.body["retryable"] != true {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
+    let token = host.client.login("ower").await?;
     let seen = persist(&host.client, "getUserPoints", &token, json!({})).await?;
     assert_eq!((&seen.ok()["points"], &seen.body["owed"]), (&json!(2), &json!(0)));
     settle_down(&host.client).await?;
