@@ -8,7 +8,7 @@ use simulators::{LegacyMode, LegacyRefund};
 use crate::audit::{Edit, apply, database, undo};
 
 /// A payment that fits no order: the order, and its exception as staff see it.
-async fn misfit(world: &World, token: &str) -> anyhow::Result<(String, Value)> {
+pub(crate) async fn misfit(world: &World, token: &str) -> anyhow::Result<(String, Value)> {
     let c = &world.client;
     let order = c.call("submitOrder", token, order_of("p-apple", 1)).await?.text("orderId");
     c.call("wxPay", token, json!({ "orderId": order })).await?.ok();

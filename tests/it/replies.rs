@@ -14,6 +14,7 @@ use simulators::{BillMode, ChangeBill};
 use crate::audit::database;
 use crate::bills::{morning, noon};
 use crate::coupons::{claim, issue};
+use crate::exceptions::misfit;
 use crate::parcels::moved;
 use crate::refunds::{applied, deliver, paid};
 use crate::right::win;
@@ -594,6 +595,17 @@ async fn exceptions(world: &World, r: &mut Replies) -> anyhow::Result<()> {
     for row in listed["data"].as_array().unwrap() {
         let resolve = json!({ "action": "resolve", "exceptionId": row["exceptionId"], "remark": "门店收银台的付款" });
         r.call(world, None, "exceptions", "the exception", resolve).await?;
+    }
+    // Two that WeChat would not give back: one is tried again, the other given another way.
+    let token = world.client.login("alice").await?;
+    let refused = json!({
+        "target": "wxpay", "path": "/v3/refund/domestic/refunds", "mode": "errcode", "errcode": "USER_ACCOUNT_ABNORMAL",
+        "count": 1,
+    });
+    for mut event in [json!({ "action": "retry" }), json!({ "action": "settle", "remark": "转账" })] {
+        world.client.control("faults", refused.clone()).await?.ok();
+        event["exceptionId"] = misfit(world, &token).await?.1["exceptionId"].clone();
+        r.call(world, None, "exceptions", "the exception", event).await?;
     }
     r.call(world, None, "exceptions", "a list", json!({ "action": "list", "limit": 100 })).await?;
     Ok(())

@@ -402,6 +402,7 @@ fn the_platform_file_says_what_is_told_to_whom_it_concerns() {
             "batchUpdateOrders",
             "refunds",
             "pointsMall",
+            "exceptions",
             "closeExpiredOrders",
             "reconcilePayments",
             "reconcileBill",
