@@ -146,12 +146,14 @@ fn chosen(
         .collect()
 }
 
-/// `submitOrder` is in the crate `submit-order`.
+/// `submitOrder` is in the crate `submit-order`, and `sendSMS` in `send-sms`.
 fn crate_of(function: &str) -> String {
+    let mut after_capital = false;
     function.chars().fold(String::new(), |mut name, c| {
-        if c.is_ascii_uppercase() {
+        if c.is_ascii_uppercase() && !after_capital {
             name.push('-');
         }
+        after_capital = c.is_ascii_uppercase();
         name.push(c.to_ascii_lowercase());
         name
     })

@@ -467,8 +467,10 @@ fn states(event: Event) -> Vec<&'static str> {
     sources(event).into_iter().map(OrderStatus::as_str).collect()
 }
 
-fn completed(now: DateTime<Utc>) -> bson::Document {
-    doc! { "$set": { "status": OrderStatus::Completed.as_str(), "completedAt": date::bson(now) } }
+fn completed(now: DateTime<Utc>) -> Vec<bson::Document> {
+    // A call that began before the shipment was noted may come after it.
+    let at = doc! { "$max": [date::bson(now), "$shipping.shippedAt"] };
+    vec![doc! { "$set": { "status": OrderStatus::Completed.as_str(), "completedAt": at } }]
 }
 
 impl Tx {

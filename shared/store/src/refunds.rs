@@ -243,9 +243,11 @@ impl Refund {
             return Err(refusal.detail("status", self.status.as_str()));
         };
         self.status = status;
-        self.timeline.push(Moment { status, at: now, by: by.to_owned(), remark: remark.map(str::to_owned) });
+        // Of two calls at once the one that began first may come last.
+        let at = self.timeline.last().map_or(now, |last| now.max(last.at));
+        self.timeline.push(Moment { status, at, by: by.to_owned(), remark: remark.map(str::to_owned) });
         if status == State::Refunded {
-            self.refunded_at = Some(now);
+            self.refunded_at = Some(at);
         }
         Ok(())
     }
