@@ -33,7 +33,6 @@ class Child {
       stdio: ['pipe', 'pipe', 'inherit'],
     });
     this.ready = new Promise((resolve, reject) => {
-      this.isReady = resolve;
       const timer = setTimeout(() => this.end(new Error(`the binary was not ready within ${START_MS} ms`)), START_MS);
       this.failed = (error) => {
         clearTimeout(timer);
